@@ -1,0 +1,76 @@
+"""refquant: the ground truth for neural-network quantization, in NumPy and SciPy.
+
+The roof of the house: a table from public name to the module that defines it, loaded on first use,
+so that `import refquant` needs NumPy alone and is quick.
+
+>>> import refquant as rq
+>>> rq.quantize([0.5, 1.5, -7.0], 1.0, spec=rq.QuantSpec(bits=3))
+array([ 0,  2, -4], dtype=int32)
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "RefquantError": "errors",
+    "ArgumentError": "errors",
+    "CodeOverflowError": "errors",
+    "FileError": "errors",
+    "NotANumberError": "errors",
+    "QuantSpec": "quant.spec",
+    "PerTensor": "quant.granularity",
+    "PerChannel": "quant.granularity",
+    "PerGroup": "quant.granularity",
+    "profile": "quant.profiles",
+    "profiles": "quant.profiles",
+    "quantize": "quant.quantizer",
+    "dequantize": "quant.quantizer",
+    "fake_quantize": "quant.quantizer",
+    "quantize_exact": "quant.quantizer",
+    "range_parameters": "quant.ranges",
+    "MultiTerm": "quant.multiterm",
+    "encode_terms": "solve.terms",
+    "Solution": "solve.solution",
+    "solve_scale": "solve.scale",
+    "allocate": "solve.allocate",
+    "Graph": "net.graph",
+    "QuantPlan": "net.plan",
+    "forward": "net.forward",
+    "load_network": "zoo",
+    "load_data": "zoo",
+    "quantize_network": "ptq.methods",
+}
+
+__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from .errors import ArgumentError, CodeOverflowError, FileError, NotANumberError, RefquantError
+    from .net.forward import forward
+    from .net.graph import Graph
+    from .net.plan import QuantPlan
+    from .ptq.methods import quantize_network
+    from .quant.granularity import PerChannel, PerGroup, PerTensor
+    from .quant.multiterm import MultiTerm
+    from .quant.profiles import profile, profiles
+    from .quant.quantizer import dequantize, fake_quantize, quantize, quantize_exact
+    from .quant.ranges import range_parameters
+    from .quant.spec import QuantSpec
+    from .solve.allocate import allocate
+    from .solve.scale import solve_scale
+    from .solve.solution import Solution
+    from .solve.terms import encode_terms
+    from .zoo import load_data, load_network
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOME:
+        raise AttributeError(f"module 'refquant' has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

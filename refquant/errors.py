@@ -1,0 +1,44 @@
+"""The few kinds of error that refquant raises, and the one shape of their messages.
+
+Every message says, in this order: what was got, what it should be, where, and what to do about it.
+"""
+
+__all__ = [
+    "ArgumentError",
+    "CodeOverflowError",
+    "FileError",
+    "NotANumberError",
+    "RefquantError",
+    "complaint",
+]
+
+
+class RefquantError(Exception):
+    """Anything that refquant refuses to do; the base of all its errors."""
+
+
+class ArgumentError(RefquantError, ValueError):
+    """An argument is of the wrong kind, shape, name or range."""
+
+
+class NotANumberError(RefquantError, ValueError):
+    """A NaN reached a place whose policy is `nan="raise"` (clause Q1)."""
+
+
+class CodeOverflowError(RefquantError, OverflowError):
+    """A code fell outside [qmin, qmax] under `overflow="raise"` (clause Q6)."""
+
+
+class FileError(RefquantError, ValueError):
+    """A file cannot be read, cannot be written, or does not hold what it should."""
+
+
+def complaint(got: str, should: str, where: str, todo: str = "") -> str:
+    """The message `GOT, but should be SHOULD [WHERE]: TODO`.
+
+    >>> complaint("zero_point=300", "in [0, 255]", "quantize(spec=uint8)", "clip it or widen bits")
+    'zero_point=300, but should be in [0, 255] [quantize(spec=uint8)]: clip it or widen bits'
+    >>> complaint("bits=0", "1 to 32", "QuantSpec")
+    'bits=0, but should be 1 to 32 [QuantSpec]'
+    """
+    return f"{got}, but should be {should} [{where}]" + (f": {todo}" if todo else "")

@@ -1,0 +1,1 @@
+"""Floor 3: small networks, float and quantized."""

@@ -1,0 +1,1 @@
+"""Floor 5: post-training quantization of a whole network."""

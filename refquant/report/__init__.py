@@ -1,0 +1,1 @@
+"""Floor 7: plots and the self-contained page."""

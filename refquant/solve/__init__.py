@@ -1,0 +1,1 @@
+"""Floor 3: solvers whose answer carries its proof."""

@@ -1,0 +1,1 @@
+"""Floor 4: small trained networks and their data, embedded."""
