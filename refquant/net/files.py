@@ -1,0 +1,222 @@
+"""Networks on disk: `NAME.json`, the graph, beside `NAME.npz`, its arrays.
+
+The JSON file is one object:
+
+- `name`: text.
+- `input`: an object: `name`, `shape` (["N", then integers per image]), and, if not 1, 0 and 1, the numbers
+  `scale`, `mean` and `std` of the transform (x scale - mean) / std.
+- `output`: the name of the tensor that comes out.
+- `nodes`: a list, each node after those that it reads: `name` (also that of the tensor it gives), `op` (a row
+  of `ops.OPS`), `inputs` (tensor names), `attrs` (the op's attributes), `params` (from the op's name of an
+  array to its name in the .npz file).
+- optional facts: `dataset`, `test_accuracy`, `epochs`, `seed`, `torch`; `reference_logits_first8`, the outputs
+  for the first 8 test images in the framework that trained it; `parameters` and `array_elements`, the number of
+  trained and of stored values, which are checked.
+
+Images are NCHW, a Conv's weight is (out, in / groups, height, width), a Gemm is y = x W^T + b.
+A file is not trusted: unknown fields, fields given twice, and whatever `Graph` refuses are errors.
+"""
+
+import json
+import math
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import numpy as np
+
+from ..errors import ArgumentError, FileError, complaint
+from .graph import Graph, InputSpec, Node
+from .op import Array
+
+__all__ = ["read_network", "write_network"]
+
+Fields = Mapping[str, tuple[type, ...]]
+"""From the name of a field to the JSON types that it may have."""
+
+NUMBER = (int, float)
+NETWORK: Fields = {"name": (str,), "input": (dict,), "output": (str,), "nodes": (list,)}
+NOTES: Fields = {"dataset": (str,), "test_accuracy": NUMBER, "epochs": (int,), "seed": (int,), "torch": (str,)}
+CHECKED: Fields = {"parameters": (int,), "array_elements": (int,), "reference_logits_first8": (list,)}
+INPUT: Fields = {"name": (str,), "shape": (list,)}
+TRANSFORM: Fields = {"scale": NUMBER, "mean": NUMBER, "std": NUMBER}
+NODE: Fields = {"name": (str,), "op": (str,), "inputs": (list,), "attrs": (dict,), "params": (dict,)}
+
+UNTRAINED = ("mean", "var")
+"""The arrays of a BatchNorm that count as stored but not as trained."""
+
+
+def _stem(path: str | os.PathLike[str]) -> str:
+    return os.fspath(path).removesuffix(".json")
+
+
+def _refuse(got: str, should: str, where: str, todo: str = "") -> NoReturn:
+    raise FileError(complaint(got, should, where, todo))
+
+
+# ---- reading --------------------------------------------------------------------------------------------------
+
+
+def read_network(path: str | os.PathLike[str]) -> Graph:
+    """The network of NAME.json and NAME.npz; path is that of the .json file, with or without its ending.
+
+    Raises FileError for a file that is missing, damaged, or does not hold a sound network.
+
+    >>> import tempfile
+    >>> node = Node("y", "Relu", ("x",))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     write_network(Graph("positive", InputSpec("x", (2,)), "y", (node,), {}), folder + "/positive")
+    ...     read_network(folder + "/positive.json").nodes[0].op
+    'Relu'
+    """
+    stem = _stem(path)
+    where = f"{stem}.json"
+    top = _fields(_read_json(where), NETWORK, {**NOTES, **CHECKED}, where)
+    arrays = _read_arrays(f"{stem}.npz")
+    spec = _fields(top["input"], INPUT, TRANSFORM, f"input of {where}")
+    transform = {key: float(spec[key]) for key in TRANSFORM if key in spec}
+    nodes = tuple(_node(entry, f"nodes[{i}] of {where}") for i, entry in enumerate(top["nodes"]))
+    notes = {key: top[key] for key in NOTES if key in top}
+    try:
+        entrance = InputSpec(spec["name"], _image_shape(spec["shape"], where), **transform)
+        graph = Graph(top["name"], entrance, top["output"], nodes, arrays, _logits(top, where), notes)
+    except ArgumentError as error:
+        raise FileError(f"{where}: {error}") from None
+    for key, count in _counts(graph).items():
+        if top.get(key, count) != count:
+            _refuse(f"{key}={top[key]}", f"{count}, as counted in the arrays", where)
+    return graph
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a field given twice")
+    return found
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name}, which is not JSON")
+
+
+def _read_json(where: str) -> object:
+    try:
+        text = Path(where).read_text(encoding="utf-8")
+        found: object = json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant)
+    except OSError as error:
+        _refuse(f"{error.strerror}", "a readable file", where)
+    except (ValueError, RecursionError) as error:
+        _refuse(f"{error}", "a JSON object in UTF-8", where)
+    return found
+
+
+def _read_arrays(where: str) -> dict[str, Array]:
+    damage = (ValueError, KeyError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
+    try:
+        archive = np.load(where, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            _refuse("a single array", "an .npz archive", where)
+        with archive:
+            return {name: archive[name] for name in archive.files}
+    except damage as error:
+        _refuse(f"{type(error).__name__}: {error}", "an .npz archive of plain arrays", where)
+    except OSError as error:
+        _refuse(f"{error.strerror or error}", "a readable file", where)
+
+
+def _fields(entry: object, needed: Fields, others: Fields, where: str) -> dict[str, Any]:
+    """The entry itself, if it is an object of the needed fields and perhaps others, each of its type."""
+    if not isinstance(entry, dict):
+        _refuse(f"{type(entry).__name__}", "an object", where)
+    known = {**needed, **others}
+    for key in [key for key in entry if key not in known]:
+        _refuse(f"field {key!r}", f"one of {', '.join(known)}", where, "correct or remove it")
+    for key in [key for key in needed if key not in entry]:
+        _refuse(f"no field {key!r}", "given", where)
+    for key, value in entry.items():
+        if type(value) not in known[key]:
+            _refuse(f"{key} of type {type(value).__name__}", " or ".join(t.__name__ for t in known[key]), where)
+        if isinstance(value, float) and not math.isfinite(value):
+            _refuse(f"{key}={value}", "finite", where)
+    return entry
+
+
+def _node(entry: object, where: str) -> Node:
+    node = _fields(entry, NODE, {}, where)
+    for name in [*node["inputs"], *node["params"].values()]:
+        if type(name) is not str:
+            _refuse(f"{name!r} as a name", "text", where)
+    return Node(node["name"], node["op"], tuple(node["inputs"]), node["attrs"], node["params"])
+
+
+def _image_shape(shape: list[Any], where: str) -> tuple[int, ...]:
+    if shape[:1] != ["N"]:
+        _refuse(f"input shape {shape}", '["N", then integers per image]', where)
+    return tuple(shape[1:])
+
+
+def _logits(top: Mapping[str, Any], where: str) -> Array | None:
+    if "reference_logits_first8" not in top:
+        return None
+    rows = top["reference_logits_first8"]
+    whole = len(rows) == 8 and all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows)
+    if not whole or not all(type(v) in NUMBER for row in rows for v in row):
+        _refuse("reference_logits_first8", "8 rows of as many numbers", where)
+    with np.errstate(over="ignore"):  # to infinity, which Graph refuses
+        return np.array(rows, np.float64).astype(np.float32)
+
+
+def _counts(graph: Graph) -> dict[str, int]:
+    untrained = {node.params[role] for node in graph.nodes for role in UNTRAINED if role in node.params}
+    sizes = {name: array.size for name, array in graph.arrays.items()}
+    stored = sum(sizes.values())
+    return {"parameters": stored - sum(sizes[name] for name in untrained), "array_elements": stored}
+
+
+# ---- writing --------------------------------------------------------------------------------------------------
+
+
+def write_network(graph: Graph, path: str | os.PathLike[str]) -> None:
+    """Nothing is returned; NAME.json and NAME.npz hold the network, so that `read_network` gives it back.
+
+    path: that of the .json file, with or without its ending.  Each file is written beside and renamed, so that
+    a reader finds an old or a new one, never a part; equal networks give equal bytes.
+
+    Raises FileError where a file cannot be written, ArgumentError for reference logits of other than 8 images.
+    See `read_network` for an example.
+    """
+    if graph.reference_logits is not None and len(graph.reference_logits) != 8:
+        got = f"reference logits of {len(graph.reference_logits)} images"
+        raise ArgumentError(complaint(got, "of 8", "write_network"))
+    stem = _stem(path)
+    _replace(f"{stem}.npz", lambda file: np.savez(file, **graph.arrays))
+    text = json.dumps(_entry(graph), indent=1, allow_nan=False) + "\n"
+    _replace(f"{stem}.json", lambda file: file.write(text.encode()))
+
+
+def _entry(graph: Graph) -> dict[str, Any]:
+    spec, logits = graph.input, graph.reference_logits
+    entrance = {"name": spec.name, "shape": ["N", *spec.shape], **{key: getattr(spec, key) for key in TRANSFORM}}
+    reference = {} if logits is None else {"reference_logits_first8": logits.astype(np.float64).tolist()}
+    nodes = [
+        {"name": n.name, "op": n.op, "inputs": n.inputs, "attrs": dict(n.attrs), "params": dict(n.params)}
+        for n in graph.nodes
+    ]
+    facts = {"input": entrance, "output": graph.output, **_counts(graph), **graph.notes}
+    return {"name": graph.name, **facts, **reference, "nodes": nodes}
+
+
+def _replace(where: str, write: Any) -> None:
+    beside = f"{where}.{uuid4().hex}.tmp"
+    try:
+        with open(beside, "xb") as file:
+            write(file)
+        os.replace(beside, where)
+    except OSError as error:
+        _refuse(f"{error.strerror}", "a place that can be written", where)
+    finally:
+        Path(beside).unlink(missing_ok=True)

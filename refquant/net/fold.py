@@ -1,0 +1,78 @@
+"""Batch normalization folded into the Conv or Gemm before it.
+
+Letters: the normalization is k y + c a channel, the linear op y = W x + b: together (k W) x + (k b + c).
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from .graph import Graph, Node
+from .op import Array
+from .ops_linear import batch_norm_line
+
+__all__ = ["fold_batch_norm"]
+
+
+def fold_batch_norm(graph: Graph) -> Graph:
+    """The same function with fewer nodes: every BatchNorm that alone reads a Conv or Gemm is folded into it.
+
+    The linear node keeps its name and gets a bias, its weight and bias become the arrays `NODE.weight` and
+    `NODE.bias`; who read the BatchNorm reads the linear node.  Other BatchNorms stay.  Folded arrays are
+    computed in float64 and rounded once to float32, so outputs agree up to float32 rounding, not bit for bit.
+    The same graph comes back if there is nothing to fold.
+
+    Raises ArgumentError where a folded array would overflow float32.
+
+    >>> from .graph import InputSpec
+    >>> y = Node("y", "Gemm", ("x",), {"in_features": 1, "out_features": 1}, {"weight": "w"})
+    >>> z = Node("z", "BatchNorm", ("y",), {"channels": 1, "eps": 1.0}, {n: n for n in ("gamma", "beta", "mean", "var")})
+    >>> arrays = {n: np.float32([v]) for n, v in {"w": [5], "gamma": 4, "beta": 1, "mean": 2, "var": 3}.items()}
+    >>> folded = fold_batch_norm(Graph("line", InputSpec("x", (1,)), "z", (y, z), arrays))
+    >>> folded.output, {name: array.tolist() for name, array in folded.arrays.items()}
+    ('y', {'y.weight': [[10.0]], 'y.bias': [-3.0]})
+    """
+    pairs = _pairs(graph)
+    if not pairs:
+        return graph
+    renamed = {norm.name: linear.name for linear, norm in pairs.values()}
+    nodes, fresh = [], {}
+    for node in graph.nodes:
+        if node.name in renamed:
+            continue
+        params = dict(node.params)
+        if node.name in pairs:
+            params = {role: _unused_name(f"{node.name}.{role}", graph, node) for role in ("weight", "bias")}
+            W, b = _folded(graph, *pairs[node.name])
+            fresh |= {params["weight"]: W, params["bias"]: b}
+        nodes.append(replace(node, inputs=tuple(renamed.get(t, t) for t in node.inputs), params=params))
+    used = dict.fromkeys(array for node in nodes for array in node.params.values())
+    arrays = {name: fresh[name] if name in fresh else graph.arrays[name] for name in used}
+    return replace(graph, nodes=tuple(nodes), arrays=arrays, output=renamed.get(graph.output, graph.output))
+
+
+def _pairs(graph: Graph) -> Mapping[str, tuple[Node, Node]]:
+    """From the name of a linear node to itself and the BatchNorm that alone reads it."""
+    found = {}
+    for linear in graph.linear_nodes:
+        readers = graph.readers(linear.name)
+        if len(readers) == 1 and readers[0].op == "BatchNorm" and linear.name != graph.output:
+            found[linear.name] = (linear, readers[0])
+    return found
+
+
+def _folded(graph: Graph, linear: Node, norm: Node) -> tuple[Array, Array]:
+    k, c = batch_norm_line(norm.attrs, graph.params(norm))
+    W = graph.param(linear, "weight").astype(np.float64)
+    b = graph.param(linear, "bias").astype(np.float64) if "bias" in linear.params else np.zeros(len(W))
+    with np.errstate(over="ignore"):  # to infinity, which Graph refuses
+        return (k.reshape(-1, *(1,) * (W.ndim - 1)) * W).astype(np.float32), (k * b + c).astype(np.float32)
+
+
+def _unused_name(name: str, graph: Graph, node: Node) -> str:
+    """The name, lengthened while some other node's array has it."""
+    others = {array for other in graph.nodes if other.name != node.name for array in other.params.values()}
+    while name in others:
+        name += "_"
+    return name

@@ -1,0 +1,174 @@
+"""What an op is: the attributes and arrays it takes, the shape it gives, and its rules.
+
+Shapes are per image, without the batch axis; arrays in rules have it, first.  The rules of one op stand
+side by side in one `Op`; the ops themselves are defined by kind (`ops_linear`, `ops_pool`,
+`ops_pointwise`) and gathered in `ops.OPS`.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = [
+    "AXIS",
+    "COUNT",
+    "FLAG",
+    "PADDING",
+    "PAIR",
+    "POSITIVE",
+    "Array",
+    "Attr",
+    "Attrs",
+    "Misfit",
+    "Op",
+    "Param",
+    "Params",
+    "Shape",
+    "fit",
+    "optional",
+]
+
+Array: TypeAlias = NDArray[np.float32]
+Shape: TypeAlias = tuple[int, ...]
+Attrs: TypeAlias = Mapping[str, Any]
+Params: TypeAlias = Mapping[str, Array]
+
+
+class Misfit(Exception):
+    """Something does not fit an op: what was got, and what it should be."""
+
+    def __init__(self, got: str, should: str) -> None:
+        super().__init__(got, should)
+        self.got, self.should = got, should
+
+
+def fit(fits: bool, got: str, should: str) -> None:
+    """Nothing, if it fits.
+
+    Raises Misfit otherwise.
+
+    >>> fit(True, "3 channels", "3 channels")
+    """
+    if not fits:
+        raise Misfit(got, should)
+
+
+# ---- attributes -----------------------------------------------------------------------------------------------
+
+
+def _count(value: object) -> int | None:
+    return value if type(value) is int and 1 <= value < 2**31 else None
+
+
+def _axis(value: object) -> int | None:
+    return value if type(value) is int and 1 <= value < 8 else None
+
+
+def _flag(value: object) -> bool | None:
+    return value if type(value) is bool else None
+
+
+def _positive(value: object) -> float | None:
+    return float(value) if type(value) in (int, float) and 0 < value < math.inf else None  # type: ignore[operator, arg-type]  # it is a number: just tested
+
+
+def _integers(value: object, least: int) -> tuple[int, ...]:
+    """The items of a list or tuple of integers from `least`; () for anything else."""
+    if not isinstance(value, (list, tuple)) or not all(type(v) is int and least <= v < 2**31 for v in value):
+        return ()
+    return tuple(value)
+
+
+def _pair(value: object) -> tuple[int, ...] | None:
+    items = _integers(value, 1)
+    return items if len(items) == 2 else None
+
+
+def _padding(value: object) -> tuple[int, ...] | None:
+    items = _integers(value, 0)
+    return {2: items * 2, 4: items}.get(len(items))
+
+
+@dataclass(frozen=True)
+class Attr:
+    """An attribute: what it should be, its reader (from a value to its normal form, None if unfit), its default."""
+
+    should: str
+    read: Callable[[object], Any]
+    default: Any = None  # None: required
+
+
+COUNT = Attr("an integer of at least 1", _count)
+PAIR = Attr("a list [vertical, horizontal] of integers of at least 1", _pair)
+PADDING = Attr("[vertical, horizontal] or [top, left, bottom, right], integers of at least 0", _padding)
+POSITIVE = Attr("a finite number above 0", _positive)
+FLAG = Attr("true or false", _flag)
+AXIS = Attr("an axis of the batch from 1 (0 counts the images)", _axis)
+
+
+def optional(kind: Attr, default: object) -> Attr:
+    """The same kind of attribute, with a default in normal form.
+
+    >>> optional(COUNT, 1).default
+    1
+    """
+    return replace(kind, default=default)
+
+
+# ---- ops ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Param:
+    """An array that a node takes: its shape from the attributes, and whether negative values make sense."""
+
+    shape: Callable[[Attrs], Shape]
+    optional: bool = False
+    signed: bool = True
+
+
+def _no_macs(attrs: Attrs, shape: Shape) -> int:
+    return 0
+
+
+@dataclass(frozen=True)
+class Op:
+    """One kind of node.
+
+    shape: (attrs, input shapes) -> output shape, all per image; raises Misfit.
+    forward: (attrs, params, inputs) -> output, float32 arrays with the batch axis first; may return a
+    view of an input, never changes one.
+    arity: least and most number of inputs (None: any).  macs: multiply-accumulates per image, from the
+    output shape.  linear: whether it multiplies its input by an array `weight`, which is what a
+    quantization plan speaks of.
+    """
+
+    shape: Callable[[Attrs, Sequence[Shape]], Shape]
+    forward: Callable[[Attrs, Params, Sequence[Array]], Array]
+    attrs: Mapping[str, Attr] = field(default_factory=dict)
+    params: Mapping[str, Param] = field(default_factory=dict)
+    arity: tuple[int, int | None] = (1, 1)
+    macs: Callable[[Attrs, Shape], int] = _no_macs
+    linear: bool = False
+
+    def read_attrs(self, given: Mapping[str, object]) -> dict[str, Any]:
+        """Every attribute in its normal form: pairs and paddings are tuples (padding of four), defaults filled in.
+
+        Raises Misfit for a name that the op does not have, a missing one, or a value that is unfit.
+        """
+        unknown = sorted(set(given) - set(self.attrs))
+        fit(not unknown, f"attribute {', '.join(unknown)}", f"among {', '.join(self.attrs) or 'none'}")
+        return {name: _read(name, attr, given) for name, attr in self.attrs.items()}
+
+
+def _read(name: str, attr: Attr, given: Mapping[str, object]) -> Any:
+    if name not in given:
+        fit(attr.default is not None, f"no attribute {name}", f"given: {attr.should}")
+        return attr.default
+    value = attr.read(given[name])
+    fit(value is not None, f"attribute {name}={given[name]!r}", attr.should)
+    return value

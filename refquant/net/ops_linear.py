@@ -1,0 +1,160 @@
+"""Conv, Gemm and BatchNorm.
+
+Letters: N images, C channels in, O out, G groups, K = (C/G) kh kw the inputs of one output,
+L = h w the output positions, P the patches, shape (N, G, K, L); Gemm has G = L = 1.
+Then an output is W P + b, with W of shape (G, O/G, K).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from .op import COUNT, POSITIVE, Array, Attrs, Op, Param, Params, Shape, fit, optional
+from .ops_pool import WINDOW, image, taps, window_shape
+
+__all__ = ["BATCH_NORM", "CONV", "GEMM", "batch_norm_line", "patches"]
+
+
+def patches(attrs: Attrs, x: Array) -> Array:
+    """The inputs of every output of a Conv or a Gemm, shape (N, G, K, L).
+
+    attrs: those of the node.  x: the node's input, shape (N, C, H, W) for Conv, (N, in_features) for Gemm.
+    K runs over input channel, kernel row, kernel column, as in an OIHW weight; the pixels of padding are 0.
+    So `weight.reshape(G, O // G, K) @ patches` is the output without bias, shape (N, G, O/G, L).
+
+    >>> patches({"in_features": 2, "out_features": 1}, np.float32([[1, 2]])).shape
+    (1, 1, 2, 1)
+    """
+    if "in_features" in attrs:
+        return x[:, None, :, None]
+    seen = list(taps(attrs, x, 0))
+    N, C, h, w = seen[0].shape
+    P = np.stack(seen, axis=2) if len(seen) > 1 else seen[0]
+    G = attrs["groups"]
+    return P.reshape(N, G, C // G * len(seen), h * w)
+
+
+# ---- Conv -----------------------------------------------------------------------------------------------------
+
+
+def _conv_weight(attrs: Attrs) -> Shape:
+    return attrs["out_channels"], attrs["in_channels"] // attrs["groups"], *attrs["kernel"]
+
+
+def _conv_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
+    C, H, W = image(shapes[0])
+    I, O, G = attrs["in_channels"], attrs["out_channels"], attrs["groups"]  # noqa: E741  # the papers' letters
+    fit(C == I, f"an input of {C} channels", f"of in_channels={I}")
+    fit(I % G == 0 and O % G == 0, f"groups={G}", f"a divisor of in_channels={I} and out_channels={O}")
+    return O, *window_shape(attrs, H, W)
+
+
+def _depthwise(attrs: Attrs, weight: Array, x: Array) -> Array:
+    """One input channel a group: a sum over taps, since a matrix product of one row is slow; shape (N, O, h, w)."""
+    O, _, kh, kw = weight.shape
+    W = weight.reshape(1, attrs["groups"], -1, kh * kw, 1, 1)
+    total = None
+    for t, tap in enumerate(taps(attrs, x, 0)):
+        term = tap[:, :, None] * W[:, :, :, t]
+        total = term if total is None else np.add(total, term, out=total)
+    assert total is not None  # a kernel has a tap
+    return total.reshape(len(x), O, *total.shape[-2:])
+
+
+def _by_patches(attrs: Attrs, weight: Array, x: Array) -> Array:
+    O, G = len(weight), attrs["groups"]
+    Y = weight.reshape(G, O // G, -1) @ patches(attrs, x)
+    return Y.reshape(len(x), O, *window_shape(attrs, *x.shape[2:]))
+
+
+def _conv(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
+    depthwise = 1 < attrs["groups"] == attrs["in_channels"]
+    y = (_depthwise if depthwise else _by_patches)(attrs, params["weight"], inputs[0])
+    if "bias" in params:
+        y += params["bias"][:, None, None]
+    return y
+
+
+def _conv_macs(attrs: Attrs, shape: Shape) -> int:
+    kh, kw = attrs["kernel"]
+    return int(np.prod(shape)) * attrs["in_channels"] // attrs["groups"] * kh * kw
+
+
+CONV = Op(
+    _conv_shape,
+    _conv,
+    {"in_channels": COUNT, "out_channels": COUNT, **WINDOW, "groups": optional(COUNT, 1)},
+    {"weight": Param(_conv_weight), "bias": Param(lambda attrs: (attrs["out_channels"],), optional=True)},
+    macs=_conv_macs,
+    linear=True,
+)
+
+
+# ---- Gemm -----------------------------------------------------------------------------------------------------
+
+
+def _gemm_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
+    wanted = (attrs["in_features"],)
+    fit(shapes[0] == wanted, f"an input of shape {shapes[0]} per image", f"of shape {wanted}, in_features")
+    return (attrs["out_features"],)
+
+
+def _gemm(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
+    y: Array = inputs[0] @ params["weight"].T
+    if "bias" in params:
+        y += params["bias"]
+    return y
+
+
+GEMM = Op(
+    _gemm_shape,
+    _gemm,
+    {"in_features": COUNT, "out_features": COUNT},
+    {
+        "weight": Param(lambda attrs: (attrs["out_features"], attrs["in_features"])),
+        "bias": Param(lambda attrs: (attrs["out_features"],), optional=True),
+    },
+    macs=lambda attrs, shape: attrs["in_features"] * attrs["out_features"],
+    linear=True,
+)
+
+
+# ---- BatchNorm ------------------------------------------------------------------------------------------------
+
+
+def batch_norm_line(attrs: Attrs, params: Params) -> tuple[np.ndarray, np.ndarray]:
+    """(k, c) with gamma (x - mean) / sqrt(var + eps) + beta = k x + c, in float64, shapes (channels,).
+
+    >>> k, c = batch_norm_line({"eps": 1.0}, {n: np.float32([v]) for n, v in zip(BATCH_NORM.params, (4, 1, 2, 3))})
+    >>> k.tolist(), c.tolist()
+    ([2.0], [-3.0])
+    """
+    gamma, beta, mean, var = (params[name].astype(np.float64) for name in ("gamma", "beta", "mean", "var"))
+    k = gamma / np.sqrt(var + attrs["eps"])
+    return k, beta - mean * k
+
+
+def _per_channel(attrs: Attrs) -> Shape:
+    return (attrs["channels"],)
+
+
+def _batch_norm_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
+    C = attrs["channels"]
+    fit(shapes[0][:1] == (C,), f"an input of shape {shapes[0]} per image", f"of channels={C} channels")
+    return shapes[0]
+
+
+def _batch_norm(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
+    x = inputs[0]
+    k, c = (v.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) for v in batch_norm_line(attrs, params))
+    y = x * k
+    y += c
+    return y
+
+
+BATCH_NORM = Op(
+    _batch_norm_shape,
+    _batch_norm,
+    {"channels": COUNT, "eps": POSITIVE},
+    {name: Param(_per_channel, signed=name != "var") for name in ("gamma", "beta", "mean", "var")},
+)

@@ -1,0 +1,120 @@
+"""Windows that slide over images, and the ops that pool them.
+
+Letters: N images, C channels, H x W pixels in, h x w out, t a tap: one position (i, j) of the kernel.
+A window op is a reduction over its taps, each a strided view of the padded input with shape (N, C, h, w).
+"""
+
+from collections.abc import Iterator, Sequence
+from functools import reduce
+
+import numpy as np
+
+from .op import FLAG, PADDING, PAIR, Array, Attrs, Op, Params, Shape, fit, optional
+
+__all__ = ["AVERAGE_POOL", "GLOBAL_AVERAGE_POOL", "MAX_POOL", "WINDOW", "image", "taps", "window_shape"]
+
+WINDOW = {
+    "kernel": PAIR,
+    "stride": PAIR,
+    "padding": optional(PADDING, (0, 0, 0, 0)),
+    "dilation": optional(PAIR, (1, 1)),
+}
+"""The attributes of a window: kernel and stride, required; padding [top, left, bottom, right] and dilation."""
+
+
+def image(shape: Shape) -> Shape:
+    """The shape (C, H, W) itself.
+
+    Raises Misfit for any other number of axes.
+
+    >>> image((3, 28, 28))
+    (3, 28, 28)
+    """
+    fit(len(shape) == 3, f"an input of shape {shape} per image", "of shape (channels, height, width)")
+    return shape
+
+
+def _extents(attrs: Attrs) -> tuple[int, int]:
+    """The pixels from the first tap to the last, both included."""
+    (kh, kw), (dh, dw) = attrs["kernel"], attrs["dilation"]
+    return dh * (kh - 1) + 1, dw * (kw - 1) + 1
+
+
+def window_shape(attrs: Attrs, H: int, W: int) -> tuple[int, int]:
+    """How many windows fit down and across: floor((H + top + bottom - extent) / stride) + 1, and so for W.
+
+    Raises Misfit where none does.
+
+    >>> window_shape({"kernel": (2, 2), "stride": (2, 2), "padding": (0, 0, 0, 0), "dilation": (1, 1)}, 28, 7)
+    (14, 3)
+    """
+    (top, left, bottom, right), (eh, ew), (sh, sw) = attrs["padding"], _extents(attrs), attrs["stride"]
+    down, across = H + top + bottom - eh, W + left + right - ew
+    got, should = f"a window of {eh} x {ew} pixels", f"at most {H + top + bottom} x {W + left + right}"
+    fit(down >= 0 and across >= 0, got, f"{should}, the padded input")
+    return down // sh + 1, across // sw + 1
+
+
+def _padded(attrs: Attrs, x: Array, fill: float) -> Array:
+    top, left, bottom, right = attrs["padding"]
+    if not top + left + bottom + right:
+        return x
+    N, C, H, W = x.shape
+    X = np.full((N, C, H + top + bottom, W + left + right), fill, x.dtype)
+    X[:, :, top : top + H, left : left + W] = x
+    return X
+
+
+def taps(attrs: Attrs, x: Array, fill: float) -> Iterator[Array]:
+    """For each position of the kernel, row by row, what it sees in every window: views of shape (N, C, h, w).
+
+    x has shape (N, C, H, W); pixels beyond the image are `fill`.
+
+    >>> window = {"kernel": (1, 2), "stride": (1, 1), "padding": (0, 0, 0, 1), "dilation": (1, 1)}
+    >>> [tap.ravel().tolist() for tap in taps(window, np.float32([[[[1, 2]]]]), 9)]
+    [[1.0, 2.0], [2.0, 9.0]]
+    """
+    h, w = window_shape(attrs, x.shape[2], x.shape[3])
+    (kh, kw), (sh, sw), (dh, dw) = attrs["kernel"], attrs["stride"], attrs["dilation"]
+    X = _padded(attrs, x, fill)
+    for i in range(0, dh * kh, dh):
+        for j in range(0, dw * kw, dw):
+            yield X[:, :, i : i + sh * (h - 1) + 1 : sh, j : j + sw * (w - 1) + 1 : sw]
+
+
+# ---- the ops --------------------------------------------------------------------------------------------------
+
+
+def _pool_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
+    C, H, W = image(shapes[0])
+    (top, left, bottom, right), (eh, ew) = attrs["padding"], _extents(attrs)
+    some = max(top, bottom) < eh and max(left, right) < ew and attrs["dilation"] == (1, 1)
+    some = some or attrs["padding"] == (0, 0, 0, 0)
+    fit(some, f"padding={attrs['padding']}", "less than the kernel and undilated, so that no window is all padding")
+    return C, *window_shape(attrs, H, W)
+
+
+def _max_pool(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
+    return reduce(np.maximum, taps(attrs, inputs[0], -np.inf))
+
+
+def _average_pool(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
+    x = inputs[0]
+    total: Array = reduce(np.add, taps(attrs, x, 0))
+    real = np.ones((1, 1, *x.shape[2:]), x.dtype)
+    inside: Array = reduce(np.add, taps(attrs, real, float(attrs["count_include_pad"])))
+    return total / inside
+
+
+def _global_average_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
+    return image(shapes[0])[0], 1, 1
+
+
+def _global_average(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
+    mean: Array = inputs[0].mean(axis=(2, 3), keepdims=True)
+    return mean
+
+
+MAX_POOL = Op(_pool_shape, _max_pool, WINDOW)
+AVERAGE_POOL = Op(_pool_shape, _average_pool, {**WINDOW, "count_include_pad": optional(FLAG, False)})
+GLOBAL_AVERAGE_POOL = Op(_global_average_shape, _global_average)
