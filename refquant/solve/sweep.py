@@ -12,9 +12,11 @@ Rounding to nearest picks the best codes for its alpha, so SSE is the lower enve
 and the least of their minima is the global minimum, wherever it lies (theory: proofs/04_scale.py).
 Directed modes do not, so there alpha is clamped to its segment and both sides of a breakpoint are tried.
 
-Small problems list every breakpoint.  Large ones first discard intervals: on [l, h] S1 and S2 fall with
-alpha, so S1(l)^2 / S2(h) bounds the gain, and prefix sums of the sorted |x| give S1 and S2 at any alpha
-with one binary search a code.
+Small problems list every breakpoint.  Large ones first discard intervals [l, h], by two bounds.  S1 and S2
+fall with alpha, so S1(l)^2 / S2(h) bounds the gain.  With rounding to nearest, the distance of x from the
+grid changes with alpha at a rate of at most c, so sqrt(SSE) is Lipschitz with constant sqrt(S2(l)), and on
+[l, h] it is at least the mean of its values at the ends minus half of sqrt(S2(l)) (h - l).  Prefix sums of
+the sorted |x| give S1 and S2 at any alpha with one binary search a code.
 """
 
 from typing import NamedTuple
@@ -98,7 +100,8 @@ def sweep_rows(X: Array, M: Array, grid: Grid) -> Swept:
     best = np.argpartition(-gain, count - 1, axis=-1)[:, :count]
     best = np.take_along_axis(best, np.argsort(-np.take_along_axis(gain, best, -1), axis=-1, kind="stable"), -1)
     relative = running_sum_error(n * K) + gamma(8)
-    error = relative * alpha * (2 * S1 + alpha * S2)
+    with np.errstate(invalid="ignore"):  # the first segments of directed modes reach to infinity, and gain nothing
+        error = np.where(gain > 0, relative * alpha * (2 * S1 + alpha * S2), 0.0)
     return Swept(np.take_along_axis(alpha, best, -1), (gain + error).max(-1), error.max(-1), rows * n * K)
 
 
@@ -174,6 +177,18 @@ class _Intervals(NamedTuple):
             _Sums(*(v[keep] for v in self.at_high)),
         )
 
+    def runs(self) -> "_Intervals":
+        """Neighbouring intervals joined."""
+        order = np.argsort(self.low)
+        starts = np.append(True, self.low[order][1:] > self.high[order][:-1])
+        first, last = order[starts], order[np.append(starts[1:], True)]
+        return _Intervals(
+            self.low[first],
+            self.high[last],
+            _Sums(*(v[first] for v in self.at_low)),
+            _Sums(*(v[last] for v in self.at_high)),
+        )
+
     def halved(self, sides: list[_Sorted]) -> "_Intervals":
         middle = np.where(self.low > 0, np.sqrt(self.low) * np.sqrt(self.high), self.high / 2)
         at = _sums_at(sides, middle)
@@ -220,9 +235,7 @@ def sweep_large(x: Array, m: Array, grid: Grid, tol: float) -> Swept:
     looked = longest = left.low.size
     for _ in range(48):
         improve(*_node_gains(left.at_high, left.high, grid))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            bound = (left.at_low.S1 + error1) ** 2 / (left.at_high.S2 - error2)
-        bound[left.at_high.S2 <= error2] = np.inf
+        bound = _gain_bound(left, energy, error1, error2, grid)
         keep = bound > best
         left, bound = left.only(keep), bound[keep]
         ceiling = max(best, float(bound.max(initial=0.0)))
@@ -235,6 +248,7 @@ def sweep_large(x: Array, m: Array, grid: Grid, tol: float) -> Swept:
     else:
         ceiling = np.inf
     if not (tol > 0 and energy - ceiling >= (energy - best) / (1 + tol)):
+        left = left.runs() if left.low.size and np.isfinite(ceiling) else left
         for i in range(left.low.size):
             at_high = _Sums(*(v[i : i + 1] for v in left.at_high))
             alpha, gain = _list_interval(sides, left.low[i], left.high[i], at_high, grid)
@@ -245,6 +259,23 @@ def sweep_large(x: Array, m: Array, grid: Grid, tol: float) -> Swept:
     h = max(scale, float(left.high.max(initial=0.0)))
     error = h * (2 * error1 + h * error2)
     return Swept(np.array([[scale]]), np.array([ceiling + error]), np.array([error]), looked)
+
+
+def _gain_bound(on: _Intervals, energy: float, error1: float, error2: float, grid: Grid) -> Array:
+    """What no scale of each interval can gain more than, the rounding of the sums allowed for."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        bound = (on.at_low.S1 + error1) ** 2 / (on.at_high.S2 - error2)
+    bound[on.at_high.S2 <= error2] = np.inf
+    if not grid.nearest:
+        return bound
+
+    def distance(at: _Sums, alpha: Array) -> Array:  # sqrt(SSE), rounded down
+        error = alpha * (2 * error1 + alpha * error2) + gamma(8) * energy
+        return np.sqrt(np.maximum(energy - alpha * (2 * at.S1 - alpha * at.S2) - error, 0.0))
+
+    rate = np.sqrt(on.at_low.S2 + error2)
+    least = distance(on.at_low, on.low) + distance(on.at_high, on.high) - rate * (on.high - on.low) * (1 + gamma(8))
+    return np.minimum(bound, energy - (np.maximum(least, 0.0) / 2) ** 2 * (1 - gamma(8)))
 
 
 def _node_gains(at: _Sums, alpha: Array, grid: Grid) -> tuple[Array, Array]:
