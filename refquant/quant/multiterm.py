@@ -14,7 +14,7 @@ With floor and L = 2^b, the first term signed and the rest unsigned, a ladder is
 of b bits are one quantizer of T b bits, code by code.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,7 +27,7 @@ from ..errors import ArgumentError, NotANumberError, complaint
 from .quantizer import quantize, reals
 from .spec import QuantSpec
 
-__all__ = ["MultiTerm", "ScaleRule", "absmax_scale", "encode_greedy", "encode_ladder", "rest_of"]
+__all__ = ["MultiTerm", "ScaleRule", "absmax_scale", "encode_greedy", "encode_ladder", "rest_of", "with_counts"]
 
 ScaleRule = Callable[[NDArray[Any], QuantSpec], NDArray[Any]]
 """From a residual tensor and the term's spec to scales of the granularity's parameter shape."""
@@ -197,3 +197,26 @@ def encode_greedy(
         scales.append(alpha)
     counts = np.full(scales[0].shape, terms, np.int64)
     return MultiTerm(np.stack(codes), np.stack(scales), specs, counts)
+
+
+def with_counts(encodings: Sequence[MultiTerm], counts: ArrayLike) -> MultiTerm:
+    """One sum out of several: each parameter's elements from the encoding with that many terms.
+
+    encodings: of one tensor, with 1, 2, ... terms.  counts: 1..len(encodings), broadcast to the parameters'
+    shape.  Terms that a parameter does not use have codes 0 and scale 1.
+
+    Raises ArgumentError for counts out of range.
+    """
+    last = encodings[-1]
+    wanted = np.broadcast_to(np.asarray(counts, np.int64), last.counts.shape)
+    if wanted.size and not (1 <= wanted.min() and wanted.max() <= len(encodings)):
+        got = f"counts from {wanted.min()} to {wanted.max()}"
+        raise ArgumentError(complaint(got, f"in 1..{len(encodings)}", "with_counts"))
+    terms = int(wanted.max(initial=1))
+    spread = last.specs[0].granularity.spread(wanted, last.shape)
+    codes = np.zeros((terms, *last.shape), last.codes.dtype)
+    scales = np.ones((terms, *wanted.shape), last.scales.dtype)
+    for t, encoding in enumerate(encodings[:terms], start=1):
+        codes[:t] += np.where(spread == t, encoding.codes, 0)
+        scales[:t] = np.where(wanted == t, encoding.scales, scales[:t])
+    return MultiTerm(codes, scales, last.specs[:terms], np.array(wanted))
