@@ -33,7 +33,7 @@ from ..errors import ArgumentError, FileError, complaint
 from .graph import Graph, InputSpec, Node
 from .op import Array
 
-__all__ = ["read_network", "write_network"]
+__all__ = ["read_arrays", "read_network", "write_network"]
 
 Fields = Mapping[str, tuple[type, ...]]
 """From the name of a field to the JSON types that it may have."""
@@ -76,7 +76,7 @@ def read_network(path: str | os.PathLike[str]) -> Graph:
     stem = _stem(path)
     where = f"{stem}.json"
     top = _fields(_read_json(where), NETWORK, {**NOTES, **CHECKED}, where)
-    arrays = _read_arrays(f"{stem}.npz")
+    arrays = read_arrays(f"{stem}.npz")
     spec = _fields(top["input"], INPUT, TRANSFORM, f"input of {where}")
     transform = {key: float(spec[key]) for key in TRANSFORM if key in spec}
     nodes = tuple(_node(entry, f"nodes[{i}] of {where}") for i, entry in enumerate(top["nodes"]))
@@ -114,7 +114,8 @@ def _read_json(where: str) -> object:
     return found
 
 
-def _read_arrays(where: str) -> dict[str, Array]:
+def read_arrays(where: str) -> dict[str, Array]:
+    """The arrays of an .npz file, never unpickled; FileError where it is not one."""
     damage = (ValueError, KeyError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
     try:
         archive = np.load(where, allow_pickle=False)

@@ -57,6 +57,9 @@ def calibrate(
     """
     if method not in METHODS:
         raise ArgumentError(complaint(f"method={method!r}", f"one of {', '.join(METHODS)}", "quantize_network"))
+    for name, got, most in (("weight bits", bits[0], 8), ("activation bits", bits[1], 16)):
+        if got is not None and not (type(got) is int and 2 <= got <= most):
+            raise ArgumentError(complaint(f"{name} {got}", f"an integer from 2 to {most}", "quantize_network"))
     images = np.asarray(calibration)[:CALIBRATION_IMAGES]
     if not len(images):
         raise ArgumentError(complaint("no calibration images", "at least one", "quantize_network"))
