@@ -43,7 +43,36 @@ _HOME = {
     "quantize_network": "ptq.methods",
 }
 
-__all__ = [*_HOME, "__version__"]  # noqa: PLE0604
+__all__ = [
+    "ArgumentError",
+    "CodeOverflowError",
+    "FileError",
+    "Graph",
+    "MultiTerm",
+    "NotANumberError",
+    "PerChannel",
+    "PerGroup",
+    "PerTensor",
+    "QuantPlan",
+    "QuantSpec",
+    "RefquantError",
+    "Solution",
+    "__version__",
+    "allocate",
+    "dequantize",
+    "encode_terms",
+    "fake_quantize",
+    "forward",
+    "load_data",
+    "load_network",
+    "profile",
+    "profiles",
+    "quantize",
+    "quantize_exact",
+    "quantize_network",
+    "range_parameters",
+    "solve_scale",
+]
 
 if TYPE_CHECKING:
     from .errors import ArgumentError, CodeOverflowError, FileError, NotANumberError, RefquantError

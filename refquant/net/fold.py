@@ -27,7 +27,8 @@ def fold_batch_norm(graph: Graph) -> Graph:
 
     >>> from .graph import InputSpec
     >>> y = Node("y", "Gemm", ("x",), {"in_features": 1, "out_features": 1}, {"weight": "w"})
-    >>> z = Node("z", "BatchNorm", ("y",), {"channels": 1, "eps": 1.0}, {n: n for n in ("gamma", "beta", "mean", "var")})
+    >>> names = {n: n for n in ("gamma", "beta", "mean", "var")}
+    >>> z = Node("z", "BatchNorm", ("y",), {"channels": 1, "eps": 1.0}, names)
     >>> arrays = {n: np.float32([v]) for n, v in {"w": [5], "gamma": 4, "beta": 1, "mean": 2, "var": 3}.items()}
     >>> folded = fold_batch_norm(Graph("line", InputSpec("x", (1,)), "z", (y, z), arrays))
     >>> folded.output, {name: array.tolist() for name, array in folded.arrays.items()}

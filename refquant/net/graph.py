@@ -107,7 +107,9 @@ class Graph:
 
         Raises ArgumentError if the node has none of that name.
         """
-        _check(role in node.params, f"param {role!r}", f"one of {', '.join(node.params) or 'none'}", f"node {node.name}")
+        _check(
+            role in node.params, f"param {role!r}", f"one of {', '.join(node.params) or 'none'}", f"node {node.name}"
+        )
         return self.arrays[node.params[role]]
 
     @property

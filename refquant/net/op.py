@@ -38,7 +38,7 @@ Attrs: TypeAlias = Mapping[str, Any]
 Params: TypeAlias = Mapping[str, Array]
 
 
-class Misfit(Exception):
+class Misfit(Exception):  # noqa: N818 (the field's word for it would be ShapeError; attributes misfit too)
     """Something does not fit an op: what was got, and what it should be."""
 
     def __init__(self, got: str, should: str) -> None:

@@ -43,7 +43,7 @@ def _conv_weight(attrs: Attrs) -> Shape:
 
 def _conv_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
     C, H, W = image(shapes[0])
-    I, O, G = attrs["in_channels"], attrs["out_channels"], attrs["groups"]  # noqa: E741  # the papers' letters
+    I, O, G = attrs["in_channels"], attrs["out_channels"], attrs["groups"]  # the papers' letters
     fit(C == I, f"an input of {C} channels", f"of in_channels={I}")
     fit(I % G == 0 and O % G == 0, f"groups={G}", f"a divisor of in_channels={I} and out_channels={O}")
     return O, *window_shape(attrs, H, W)

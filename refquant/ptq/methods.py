@@ -69,7 +69,9 @@ def calibrate(
         _, trace = forward(folded, images, trace=True)
         activations: Mapping[str, ActivationQuantizer] = {}
         if bits[1] is not None:
-            activations = activation_quantizers(folded, trace, profile_of(profile, bits=bits[1], signed=False), observer)
+            activations = activation_quantizers(
+                folded, trace, profile_of(profile, bits=bits[1], signed=False), observer
+            )
         encoding = METHODS[method][0 if spec.rounding.startswith("half_") else 1]
         axis = build_axis(folded, images, trace, activations, spec, encoding, progress)
     return Calibrated(folded, axis, images, trace)

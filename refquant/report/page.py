@@ -65,7 +65,8 @@ def page(study: Study) -> str:
     results = study.results
     head = "".join(f"<th>{escape(name)}</th>" for name in COLUMNS)
     body = "".join(
-        "<tr>" + "".join(f"<td>{escape(cell(p))}</td>" for cell in COLUMNS.values()) + "</tr>" for p in results["points"]
+        "<tr>" + "".join(f"<td>{escape(cell(p))}</td>" for cell in COLUMNS.values()) + "</tr>"
+        for p in results["points"]
     )
     plots = "".join(
         f'<h2>{escape(title)}</h2><p class="note">{escape(caption)}</p>{drawn}'

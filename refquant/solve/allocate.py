@@ -7,6 +7,7 @@ the lower convex hulls of all items' (cost, error) points in order of steepest d
 allocation from below.  The walk itself is a first answer; the mixed-integer programme closes the gap.
 """
 
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ def _hull_steps(e: Array, c: Array, item: int) -> tuple[int, list[_Step]]:
             hull[-1] = int(j)
         else:
             hull.append(int(j))
-    steps = [_Step(_slope(e, c, a, b), item, b) for a, b in zip(hull, hull[1:], strict=False)]
+    steps = [_Step(_slope(e, c, a, b), item, b) for a, b in pairwise(hull)]
     return hull[0], steps
 
 

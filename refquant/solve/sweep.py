@@ -205,9 +205,7 @@ def _first_intervals(sides: list[_Sorted], grid: Grid) -> _Intervals:
     octaves = np.ceil(2 * np.log2(2 * max(grid.last) + 2))
     edges = 2 * max(s.a[-1] for s in sides) * 2.0 ** np.linspace(-octaves, 0, int(16 * octaves) + 1)
     sums = _sums_at(sides, np.append(0.0, edges))
-    return _Intervals(
-        np.append(0.0, edges[:-1]), edges, _Sums(*(v[:-1] for v in sums)), _Sums(*(v[1:] for v in sums))
-    )
+    return _Intervals(np.append(0.0, edges[:-1]), edges, _Sums(*(v[:-1] for v in sums)), _Sums(*(v[1:] for v in sums)))
 
 
 def sweep_large(x: Array, m: Array, grid: Grid, tol: float) -> Swept:

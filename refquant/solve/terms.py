@@ -83,7 +83,9 @@ def _joint(x: NDArray[np.floating], spec: QuantSpec, terms: int, rest: QuantSpec
         at = places[i][inside[i]]
         C, scales[:, i] = _improved(X[i][inside[i]], codes[:, at].T.astype(np.float64), scales[:, i], grid, kept)
         codes[:, at] = C.T
-    return replace(start, codes=codes.reshape(start.codes.shape), scales=scales.astype(kept).reshape(start.scales.shape))
+    return replace(
+        start, codes=codes.reshape(start.codes.shape), scales=scales.astype(kept).reshape(start.scales.shape)
+    )
 
 
 def _greedy(x: NDArray[np.floating], spec: QuantSpec, terms: int, rest: QuantSpec) -> MultiTerm:
