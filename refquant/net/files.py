@@ -22,9 +22,9 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn
 from uuid import uuid4
 
 import numpy as np
@@ -194,7 +194,7 @@ def write_network(graph: Graph, path: str | os.PathLike[str]) -> None:
         got = f"reference logits of {len(graph.reference_logits)} images"
         raise ArgumentError(complaint(got, "of 8", "write_network"))
     stem = _stem(path)
-    _replace(f"{stem}.npz", lambda file: np.savez(file, **graph.arrays))
+    _replace(f"{stem}.npz", lambda file: _save_arrays(file, graph.arrays))
     text = json.dumps(_entry(graph), indent=1, allow_nan=False) + "\n"
     _replace(f"{stem}.json", lambda file: file.write(text.encode()))
 
@@ -211,7 +211,15 @@ def _entry(graph: Graph) -> dict[str, Any]:
     return {"name": graph.name, **facts, **reference, "nodes": nodes}
 
 
-def _replace(where: str, write: Any) -> None:
+def _save_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:
+    """Like `np.savez`, but for any names: there, an array called "file" would be an argument."""
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as member:  # no date: equal bytes
+                np.lib.format.write_array(member, array, allow_pickle=False)
+
+
+def _replace(where: str, write: Callable[[BinaryIO], object]) -> None:
     beside = f"{where}.{uuid4().hex}.tmp"
     try:
         with open(beside, "xb") as file:

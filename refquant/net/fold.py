@@ -38,7 +38,8 @@ def fold_batch_norm(graph: Graph) -> Graph:
     if not pairs:
         return graph
     renamed = {norm.name: linear.name for linear, norm in pairs.values()}
-    nodes, fresh = [], {}
+    nodes: list[Node] = []
+    fresh: dict[str, Array] = {}
     for node in graph.nodes:
         if node.name in renamed:
             continue

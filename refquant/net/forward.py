@@ -207,7 +207,7 @@ def _fake(graph: Graph, plan: QuantPlan | None) -> Program:
     graph = fold_batch_norm(graph)
     _check_names("weights", plan.weights, [node.name for node in graph.linear_nodes], graph)
     _check_names("activations", plan.activations, [t for node in graph.linear_nodes for t in node.inputs], graph)
-    params = {node.name: graph.params(node) | _weight(graph, node, plan) for node in graph.nodes}
+    params = {node.name: {**graph.params(node), **_weight(graph, node, plan)} for node in graph.nodes}
     return _program(graph, params, plan.activation)
 
 

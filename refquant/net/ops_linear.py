@@ -5,6 +5,7 @@ L = h w the output positions, P the patches, shape (N, G, K, L); Gemm has G = L 
 Then an output is W P + b, with W of shape (G, O/G, K).
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -77,7 +78,8 @@ def _conv(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
 
 def _conv_macs(attrs: Attrs, shape: Shape) -> int:
     kh, kw = attrs["kernel"]
-    return int(np.prod(shape)) * attrs["in_channels"] // attrs["groups"] * kh * kw
+    K: int = attrs["in_channels"] // attrs["groups"] * kh * kw
+    return math.prod(shape) * K
 
 
 CONV = Op(

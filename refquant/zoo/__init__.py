@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from hashlib import sha256
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +30,7 @@ __all__ = ["DATASETS", "NETWORKS", "Data", "Split", "load_data", "load_network"]
 NETWORKS = ("mlp", "cnn", "resnet")
 DATASETS = ("fashion-mnist",)
 
-_DATA = files(__name__) / "data"
+_DATA = Path(str(files(__name__) / "data"))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +67,7 @@ def load_network(name: str | os.PathLike[str]) -> Graph:
     """
     text = os.fspath(name)
     if text in NETWORKS:
-        with as_file(_DATA / f"{text}.json") as graph, as_file(_DATA / f"{text}.npz"):
-            return read_network(graph)
+        return read_network(_DATA / f"{text}.json")
     if not text.endswith(".json"):
         should = f"one of {', '.join(NETWORKS)}, or a path to a .json file"
         raise ArgumentError(complaint(f"name={text!r}", should, "load_network"))
@@ -90,7 +89,8 @@ def load_data(name: str) -> Data:
     """
     if name not in DATASETS:
         raise ArgumentError(complaint(f"name={name!r}", f"one of {', '.join(DATASETS)}", "load_data"))
-    sums = dict(reversed(line.split()) for line in _text(f"{name}.sha256").splitlines())
+    lines = map(str.split, _text(f"{name}.sha256").splitlines())
+    sums = {file: digest for digest, file in lines}
     calibration, test = (_split(part, sums) for part in ("train-first1024", "t10k"))
     return Data(calibration, test, _text(f"{name}.licence"), sums)
 
