@@ -73,8 +73,8 @@ def _images(graph: Graph, data: str | None, count: int) -> Images:
             raise FileError(complaint(f"{name}_x of type {x.dtype} and shape {x.shape}", should, data))
         if y is not None and (y.dtype.kind not in "iu" or y.shape != x.shape[:1]):
             raise FileError(complaint(f"{name}_y of type {y.dtype} and shape {y.shape}", "one integer a image", data))
-    labels = arrays.get("test_y")
-    return Images(arrays["calibration_x"], arrays["test_x"][:count], None if labels is None else labels[:count])
+    own = arrays.get("test_y")
+    return Images(arrays["calibration_x"], arrays["test_x"][:count], None if own is None else own[:count])
 
 
 # ---- files ----------------------------------------------------------------------------------------------------
@@ -114,7 +114,11 @@ def _bars(quiet: bool) -> tuple[Callable[[str, int, int], None], Callable[[], No
             bars[what] = tqdm(total=total, desc=what, disable=quiet or None, file=sys.stderr)
         bars[what].update(done - bars[what].n)
 
-    return progress, lambda: [bar.close() for bar in bars.values()] and None
+    def close() -> None:
+        for bar in bars.values():
+            bar.close()
+
+    return progress, close
 
 
 def _study(args: argparse.Namespace) -> int:

@@ -28,12 +28,12 @@ def test_there_are_notebooks() -> None:
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=[path.stem for path in NOTEBOOKS])
 def test_notebook(path: Path, tmp_path: Path) -> None:
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.read(path, as_version=4)  # type: ignore[no-untyped-call]
     assert any(cell.cell_type == "code" for cell in notebook.cells)
     execute(notebook, tmp_path)
 
 
 def test_a_planted_fault_is_reported(tmp_path: Path) -> None:
-    cell = nbformat.v4.new_code_cell("assert 1 + 1 == 3", metadata={"tags": ["raises-exception"]})
+    cell = nbformat.v4.new_code_cell("assert 1 + 1 == 3", metadata={"tags": ["raises-exception"]})  # type: ignore[no-untyped-call]
     with pytest.raises(CellExecutionError):
-        execute(nbformat.v4.new_notebook(cells=[cell]), tmp_path)
+        execute(nbformat.v4.new_notebook(cells=[cell]), tmp_path)  # type: ignore[no-untyped-call]

@@ -3,6 +3,7 @@
 Source: Dekker 1971 (splitting, product), Knuth 1969 (two-sum), Boldo and Melquiond 2008 (round to odd).
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -80,7 +81,7 @@ def gamma(n: int) -> float:
 
 
 def _block(n: int) -> int:
-    return max(1, round(n**0.5))
+    return max(1, math.isqrt(n))
 
 
 def running_sum(v: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ to cost at the logits.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -85,7 +86,9 @@ class Axis:
         return QuantPlan(weights, self.activations)
 
 
-def _sensitivity(graph: Graph, x: Array, logits: Array, node: str, terms: MultiTerm, layer_error: float) -> float:
+def _sensitivity(
+    graph: Graph, x: NDArray[Any], logits: Array, node: str, terms: MultiTerm, layer_error: float
+) -> float:
     """Squared error at the logits per unit of squared error at a layer's output, with that layer alone quantized."""
     alone = forward(graph, x, QuantPlan({node: terms}), mode="fake").astype(np.float64)
     return float(np.mean(np.sum((alone - logits) ** 2, axis=1))) / layer_error if layer_error > 0 else 0.0
@@ -93,7 +96,7 @@ def _sensitivity(graph: Graph, x: Array, logits: Array, node: str, terms: MultiT
 
 def build_axis(
     graph: Graph,
-    x: NDArray[np.generic],
+    x: NDArray[Any],
     trace: Mapping[str, NDArray[np.float32]],
     activations: Mapping[str, ActivationQuantizer],
     spec: QuantSpec,
@@ -106,7 +109,8 @@ def build_axis(
     """
     encodings: dict[str, list[MultiTerm]] = {}
     items: dict[str, slice] = {}
-    errors, costs = [], []
+    errors: list[Array] = []
+    costs: list[Array] = []
     work = macs(graph)
     total = sum(work.values())
     logits = trace[graph.output].astype(np.float64)
@@ -119,7 +123,7 @@ def build_axis(
         rate = _sensitivity(graph, x, logits, node.name, encodings[node.name][0], float(table[:, 0].sum()))
         if spec.granularity == PerTensor():
             table = table.sum(axis=0, keepdims=True)
-        first = sum(map(len, errors))
+        first = sum(len(e) for e in errors)
         items[node.name] = slice(first, first + len(table))
         errors.append(rate * table)
         costs.append(np.broadcast_to(counts * (work[node.name] / total / len(table)), table.shape))

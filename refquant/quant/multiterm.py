@@ -154,8 +154,8 @@ def encode_ladder(x: ArrayLike, scale: ArrayLike, *, spec: QuantSpec, terms: int
 def _digits_fit(X: NDArray[Any], L: int, t: int) -> bool:
     """Whether x L^t is exact in float64: a power of two always (barring overflow), else by digits."""
     odd = L**t >> ((L**t & -(L**t)).bit_length() - 1)
-    digits = {np.dtype(np.float16): 11, np.dtype(np.float32): 24}.get(X.dtype, 53)
-    return odd == 1 or odd.bit_length() + digits <= 53
+    digits = {2: 11, 4: 24, 8: 53}[X.dtype.itemsize]
+    return bool(odd == 1 or odd.bit_length() + digits <= 53)
 
 
 def absmax_scale(residual: NDArray[Any], spec: QuantSpec) -> NDArray[np.float64]:

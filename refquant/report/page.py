@@ -1,5 +1,6 @@
 """The report of a study: a text table for the terminal, and one self-contained HTML page."""
 
+from collections.abc import Callable
 from html import escape
 from typing import Any
 
@@ -20,7 +21,7 @@ def _top1(p: dict[str, Any]) -> str:
     return f"{100 * p['top1']:.2f} % [{100 * low:.2f}, {100 * high:.2f}]"
 
 
-COLUMNS = {
+COLUMNS: dict[str, Callable[[dict[str, Any]], str]] = {
     "point": lambda p: "lossless weights" if p["budget"] is None else f"budget {p['budget']:g}",
     "mean terms": lambda p: f"{p['mean_terms']:.3f}",
     "bit ops / single": lambda p: f"{p['bit_operations_vs_single']:.3f}",

@@ -16,7 +16,7 @@ from ..solve.scale import solve_scale, squared_error
 __all__ = ["PLOTS", "draw", "quality_figure", "svg"]
 
 INK, WARM, COOL = "#24292f", "#c2410c", "#1d4ed8"
-STYLE = {
+STYLE: Any = {
     "svg.hashsalt": "refquant",
     "svg.fonttype": "none",
     "font.size": 10,

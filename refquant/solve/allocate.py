@@ -78,7 +78,7 @@ def _programme(e: Array, c: Array, budget: float, tol: float) -> tuple[NDArray[n
     unit = float(np.abs(e).max()) or 1.0
     result = milp(
         e.ravel() / unit,
-        integrality=np.ones(e.size),
+        integrality=np.ones(e.size, np.int64),
         bounds=Bounds(0, 1),
         constraints=[LinearConstraint(one_each, 1, 1), LinearConstraint(c.reshape(1, -1), -np.inf, budget)],
         options={"mip_rel_gap": tol},

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ..arith.exact import gamma
 from ..errors import ArgumentError, NotANumberError, complaint
@@ -121,9 +121,9 @@ def solve_scale(
     if not np.all(np.isfinite(M) & (M >= 0)):
         raise ArgumentError(complaint("weights", "finite and >= 0", "solve_scale"))
     shape = spec.granularity.parameter_shape(X.shape)
-    rows: list[NDArray[np.float64]] = [spec.granularity.rows(v).astype(np.float64) for v in (X, M)]
-    if not rows[0].size:
+    R, W = (spec.granularity.rows(v).astype(np.float64) for v in (X, M))
+    if not R.size:
         return Solution(np.ones(shape), np.zeros(shape), np.zeros(shape), True, 0)
-    solved = OBJECTIVES[objective](*rows, spec, tol)
+    solved = OBJECTIVES[objective](R, W, spec, tol)
     value, cost, bound = (v.reshape(shape) for v in (solved.value, solved.objective, solved.lower_bound))
     return replace(solved, value=value, objective=cost, lower_bound=bound)
