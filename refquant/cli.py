@@ -7,13 +7,13 @@ import re
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
-from . import __version__
 from .errors import ArgumentError, FileError, RefquantError, complaint
 from .net.files import read_arrays
 from .net.graph import Graph
@@ -157,7 +157,7 @@ def _study(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="refquant", description="The ground truth for neural-network quantization.")
-    parser.add_argument("--version", action="version", version=f"refquant {__version__}")
+    parser.add_argument("--version", action="version", version=f"refquant {version('refquant')}")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     study = commands.add_parser(
         "study",

@@ -57,8 +57,8 @@ def range_parameters(
     Raises ArgumentError for an unknown rule and for ends that are not finite or not in order.
 
     >>> scale, zero_point = range_parameters(-1.0, 3.0, spec=QuantSpec(8, signed=False), rule="affine")
-    >>> float(scale) == np.float32(4 / 255), int(zero_point)
-    (True, 64)
+    >>> scale == np.float32(4 / 255), int(zero_point)
+    (np.True_, 64)
     """
     if rule not in RULES:
         raise ArgumentError(complaint(f"rule={rule!r}", f"one of {', '.join(RULES)}", "range_parameters"))
