@@ -20,6 +20,10 @@ Top = dict[str, Any]
 Arrays = dict[str, NDArray[Any]]
 
 
+def f32(values: Any) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
 def small() -> tuple[Top, Arrays]:
     """A network of every kind of entry, as its file has it: the JSON object and the arrays."""
     rng = np.random.default_rng(7)
@@ -107,7 +111,7 @@ def test_equal_networks_give_equal_bytes_and_no_other_files(tmp_path: Path) -> N
 
 def test_any_array_name_can_be_written(tmp_path: Path) -> None:
     node = Node("y", "Gemm", ("x",), {"in_features": 1, "out_features": 1}, {"weight": "file"})
-    write_network(Graph("g", InputSpec("x", (1,)), "y", (node,), {"file": np.float32([[3]])}), tmp_path / "g")
+    write_network(Graph("g", InputSpec("x", (1,)), "y", (node,), {"file": f32([[3]])}), tmp_path / "g")
     assert read_network(tmp_path / "g").arrays["file"].tolist() == [[3]]
 
 
@@ -131,7 +135,7 @@ def test_half_precision_is_converted_safely(tmp_path: Path) -> None:
 
 
 def test_arrays_are_read_only_and_the_callers_stay_as_they_are(tmp_path: Path) -> None:
-    weight = np.float32([[2]])
+    weight = f32([[2]])
     node = Node("y", "Gemm", ("x",), {"in_features": 1, "out_features": 1}, {"weight": "w"})
     graph = Graph("g", InputSpec("x", (1,)), "y", (node,), {"w": weight})
     with pytest.raises(ValueError, match="read-only"):
@@ -152,9 +156,9 @@ def test_replaced_arrays_change_the_function_and_drop_what_was_measured(tmp_path
 
 def test_unknown_names_are_argument_errors(tmp_path: Path) -> None:
     graph = load(tmp_path)
-    with pytest.raises(ArgumentError, match="'nothing'.*conv"):
+    with pytest.raises(ArgumentError, match=r"'nothing'.*conv"):
         graph.node("nothing")
-    with pytest.raises(ArgumentError, match="'bias'.*weight"):
+    with pytest.raises(ArgumentError, match=r"'bias'.*weight"):
         graph.param(graph.node("gemm"), "bias")
 
 
@@ -192,6 +196,7 @@ CORRUPTIONS: dict[str, tuple[Callable[[Top, Arrays], object], str]] = {
     "attribute of a wrong type": (attr(0, groups="2"), "groups='2'"),
     "attribute out of range": (attr(0, stride=[0, 1]), r"stride=\[0, 1\]"),
     "gigantic padding": (attr(0, padding=[2**30, 2**30]), "elements.*node conv"),
+    "attribute beyond float": (attr(1, eps=10**400), "attribute eps"),
     "unknown param": (lambda top, arrays: top["nodes"][5]["params"].update(scale="gamma"), "param 'scale'"),
     "missing param": (lambda top, arrays: top["nodes"][5]["params"].clear(), "no param 'weight'.*node gemm"),
     "param that is no text": (lambda top, arrays: top["nodes"][5]["params"].update(weight=3), "3 as a name"),
@@ -226,20 +231,18 @@ CORRUPTIONS: dict[str, tuple[Callable[[Top, Arrays], object], str]] = {
     "std of 0": (spec(std=0), "std=0"),
     "scale of a wrong type": (spec(scale=True), "scale of type bool"),
     "mean that is infinite": (spec(mean=float("inf")), "Infinity"),
-    "mean beyond float": (spec(mean=10**400), "(?i)int.*float|finite|4300|digits"),
+    "mean beyond float": (spec(mean=10**400), "below 2.63"),
     "wrong count of parameters": (entry(parameters=87), "parameters=87.*88"),
     "wrong count of elements": (entry(array_elements=97), "array_elements=97.*96"),
     "reference logits of too few images": (entry(reference_logits_first8=[[0.0] * 10]), "8 rows"),
     "reference logits of too few classes": (entry(reference_logits_first8=[[0.0] * 9] * 8), r"\(8, 9\)"),
     "reference logits with text": (entry(reference_logits_first8=[["a"] * 10] * 8), "8 rows of as many numbers"),
-    "reference logits beyond float32": (entry(reference_logits_first8=[[1e300] * 10] * 8), "infinity"),
+    "reference logits beyond float32": (entry(reference_logits_first8=[[1e300] * 10] * 8), "8 rows of as many numbers"),
 }
 
 
 @pytest.mark.parametrize(("corrupt", "message"), CORRUPTIONS.values(), ids=CORRUPTIONS.keys())
-def test_a_corrupted_network_is_refused(
-    corrupt: Callable[[Top, Arrays], object], message: str, tmp_path: Path
-) -> None:
+def test_a_corrupted_network_is_refused(corrupt: Callable[[Top, Arrays], object], message: str, tmp_path: Path) -> None:
     top, arrays = small()
     corrupt(top, arrays)
     path = save(tmp_path, top, arrays)

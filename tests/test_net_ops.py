@@ -23,6 +23,10 @@ Array = NDArray[np.float32]
 Draw = st.DrawFn
 
 
+def f32(values: Any) -> NDArray[np.float32]:
+    return np.array(values, np.float32)
+
+
 def run(
     op: str,
     xs: list[Array],
@@ -176,7 +180,7 @@ def test_two_paddings_stand_for_both_sides() -> None:
 
 
 def test_gemm_is_x_times_w_transposed_plus_b() -> None:
-    x, W, b = (np.float32(v) for v in ([[1, 2, 3], [4, 5, 6]], [[1, 0, -1], [2, 2, 2]], [10, 20]))
+    x, W, b = (f32(v) for v in ([[1, 2, 3], [4, 5, 6]], [[1, 0, -1], [2, 2, 2]], [10, 20]))
     attrs = {"in_features": 3, "out_features": 2}
     assert run("Gemm", [x], attrs, {"weight": W, "bias": b}).tolist() == [[8, 32], [8, 50]]
     assert run("Gemm", [x], attrs, {"weight": W}).tolist() == [[-2, 12], [-2, 30]]
@@ -185,9 +189,7 @@ def test_gemm_is_x_times_w_transposed_plus_b() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 2, 4)], ids=["features", "images"])
 def test_batch_norm_is_a_line_for_each_channel(shape: tuple[int, ...]) -> None:
-    gamma, beta, mean, var = (
-        np.float32(v) for v in ([6, 2, -4], [1, 0, 5], [2, -3, 0], [8, 3, 15])
-    )  # eps + var: squares
+    gamma, beta, mean, var = (f32(v) for v in ([6, 2, -4], [1, 0, 5], [2, -3, 0], [8, 3, 15]))  # eps + var: squares
     x = np.random.default_rng(0).integers(-9, 10, shape).astype(np.float32)
     y = run("BatchNorm", [x], {"channels": 3, "eps": 1.0}, {"gamma": gamma, "beta": beta, "mean": mean, "var": var})
     for c, (k, root) in enumerate([(6, 3), (2, 2), (-4, 4)]):
@@ -195,15 +197,16 @@ def test_batch_norm_is_a_line_for_each_channel(shape: tuple[int, ...]) -> None:
 
 
 def test_relu_and_relu6_clip() -> None:
-    x = np.float32([[-2, -0.0, 0.5, 6, 6.5]])
+    x = f32([[-2, -0.0, 0.5, 6, 6.5]])
     assert run("Relu", [x]).tolist() == [[0, 0, 0.5, 6, 6.5]]
     assert run("Relu6", [x]).tolist() == [[0, 0, 0.5, 6, 6]]
 
 
 def test_add_adds_and_leaves_its_inputs() -> None:
-    a, b = np.float32([[1, 2]]), np.float32([[10, 20]])
+    a, b = f32([[1, 2]]), f32([[10, 20]])
     assert run("Add", [a, b]).tolist() == [[11, 22]]
-    assert (a.tolist(), b.tolist()) == ([[1, 2]], [[10, 20]])
+    assert a.tolist() == [[1, 2]]
+    assert b.tolist() == [[10, 20]]
 
 
 def test_global_average_pool_is_the_mean_of_each_channel() -> None:
@@ -228,7 +231,7 @@ def test_softmax_is_exp_over_its_sum(axis: int) -> None:
 
 
 def test_softmax_does_not_overflow() -> None:
-    assert run("Softmax", [np.float32([[1e38, 1e38, -1e38]])]).tolist() == [[0.5, 0.5, 0]]
+    assert run("Softmax", [f32([[1e38, 1e38, -1e38]])]).tolist() == [[0.5, 0.5, 0]]
 
 
 def test_concat_joins_along_its_axis() -> None:

@@ -18,7 +18,6 @@ A file is not trusted: unknown fields, fields given twice, and whatever `Graph` 
 """
 
 import json
-import math
 import os
 import zipfile
 import zlib
@@ -39,6 +38,7 @@ Fields = Mapping[str, tuple[type, ...]]
 """From the name of a field to the JSON types that it may have."""
 
 NUMBER = (int, float)
+LIMIT = 2**63  # JSON numbers have no bound; beyond this none makes sense here, and all below fit float32
 NETWORK: Fields = {"name": (str,), "input": (dict,), "output": (str,), "nodes": (list,)}
 NOTES: Fields = {"dataset": (str,), "test_accuracy": NUMBER, "epochs": (int,), "seed": (int,), "torch": (str,)}
 CHECKED: Fields = {"parameters": (int,), "array_elements": (int,), "reference_logits_first8": (list,)}
@@ -118,10 +118,10 @@ def read_arrays(where: str) -> dict[str, Array]:
     """The arrays of an .npz file, never unpickled; FileError where it is not one."""
     damage = (ValueError, KeyError, EOFError, NotImplementedError, MemoryError, zipfile.BadZipFile, zlib.error)
     try:
-        archive = np.load(where, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            _refuse("a single array", "an .npz archive", where)
-        with archive:
+        with open(where, "rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                _refuse("a single array", "an .npz archive", where)
             return {name: archive[name] for name in archive.files}
     except damage as error:
         _refuse(f"{type(error).__name__}: {error}", "an .npz archive of plain arrays", where)
@@ -141,8 +141,8 @@ def _fields(entry: object, needed: Fields, others: Fields, where: str) -> dict[s
     for key, value in entry.items():
         if type(value) not in known[key]:
             _refuse(f"{key} of type {type(value).__name__}", " or ".join(t.__name__ for t in known[key]), where)
-        if isinstance(value, float) and not math.isfinite(value):
-            _refuse(f"{key}={value}", "finite", where)
+        if type(value) in NUMBER and not abs(value) < LIMIT:
+            _refuse(f"{key}={value}", "of magnitude below 2^63", where)
     return entry
 
 
@@ -165,10 +165,9 @@ def _logits(top: Mapping[str, Any], where: str) -> Array | None:
         return None
     rows = top["reference_logits_first8"]
     whole = len(rows) == 8 and all(isinstance(row, list) and len(row) == len(rows[0]) for row in rows)
-    if not whole or not all(type(v) in NUMBER for row in rows for v in row):
-        _refuse("reference_logits_first8", "8 rows of as many numbers", where)
-    with np.errstate(over="ignore"):  # to infinity, which Graph refuses
-        return np.array(rows, np.float64).astype(np.float32)
+    if not whole or not all(type(v) in NUMBER and abs(v) < LIMIT for row in rows for v in row):
+        _refuse("reference_logits_first8", "8 rows of as many numbers of magnitude below 2^63", where)
+    return np.array(rows, np.float64).astype(np.float32)
 
 
 def _counts(graph: Graph) -> dict[str, int]:

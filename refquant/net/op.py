@@ -5,7 +5,6 @@ side by side in one `Op`; the ops themselves are defined by kind (`ops_linear`, 
 `ops_pointwise`) and gathered in `ops.OPS`.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -73,7 +72,7 @@ def _flag(value: object) -> bool | None:
 
 
 def _positive(value: object) -> float | None:
-    return float(value) if type(value) in (int, float) and 0 < value < math.inf else None  # type: ignore[operator, arg-type]  # it is a number: just tested
+    return float(value) if type(value) in (int, float) and 0 < value < 2**63 else None  # type: ignore[operator, arg-type]  # it is a number: just tested
 
 
 def _integers(value: object, least: int) -> tuple[int, ...]:
@@ -105,7 +104,7 @@ class Attr:
 COUNT = Attr("an integer of at least 1", _count)
 PAIR = Attr("a list [vertical, horizontal] of integers of at least 1", _pair)
 PADDING = Attr("[vertical, horizontal] or [top, left, bottom, right], integers of at least 0", _padding)
-POSITIVE = Attr("a finite number above 0", _positive)
+POSITIVE = Attr("a number above 0 and below 2^63", _positive)
 FLAG = Attr("true or false", _flag)
 AXIS = Attr("an axis of the batch from 1 (0 counts the images)", _axis)
 
