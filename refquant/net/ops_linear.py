@@ -35,6 +35,10 @@ def patches(attrs: Attrs, x: Array) -> Array:
     return P.reshape(N, G, C // G * len(seen), h * w)
 
 
+CACHED = 2**18
+"""Patch elements at a time, 1 MiB: measured to be about the fastest, since they are read back from cache."""
+
+
 # ---- Conv -----------------------------------------------------------------------------------------------------
 
 
@@ -51,7 +55,11 @@ def _conv_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
 
 
 def _depthwise(attrs: Attrs, weight: Array, x: Array) -> Array:
-    """One input channel a group: a sum over taps, since a matrix product of one row is slow; shape (N, O, h, w)."""
+    """One input channel a group: a sum over taps, since a matrix product of one row is slow; shape (N, O, h, w).
+
+    In memory the images come last meanwhile: then loops are as long as the batch, not as a row of pixels.
+    """
+    x = np.ascontiguousarray(x.transpose(1, 2, 3, 0)).transpose(3, 0, 1, 2)
     O, _, kh, kw = weight.shape
     W = weight.reshape(1, attrs["groups"], -1, kh * kw, 1, 1)
     total = None
@@ -59,13 +67,19 @@ def _depthwise(attrs: Attrs, weight: Array, x: Array) -> Array:
         term = tap[:, :, None] * W[:, :, :, t]
         total = term if total is None else np.add(total, term, out=total)
     assert total is not None  # a kernel has a tap
-    return total.reshape(len(x), O, *total.shape[-2:])
+    return np.ascontiguousarray(total.reshape(len(x), O, *total.shape[-2:]))
 
 
 def _by_patches(attrs: Attrs, weight: Array, x: Array) -> Array:
-    O, G = len(weight), attrs["groups"]
-    Y = weight.reshape(G, O // G, -1) @ patches(attrs, x)
-    return Y.reshape(len(x), O, *window_shape(attrs, *x.shape[2:]))
+    """W P for a few images at a time, each image a product of its own, so their number changes no bit."""
+    N, O, G = len(x), len(weight), attrs["groups"]
+    W = weight.reshape(G, O // G, -1)
+    h, w = window_shape(attrs, *x.shape[2:])
+    Y = np.empty((N, G, O // G, h * w), x.dtype)
+    some = max(1, CACHED // (G * W.shape[2] * h * w))
+    for n in range(0, N, some):
+        np.matmul(W, patches(attrs, x[n : n + some]), out=Y[n : n + some])
+    return Y.reshape(N, O, h, w)
 
 
 def _conv(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:

@@ -60,7 +60,7 @@ def _padded(attrs: Attrs, x: Array, fill: float) -> Array:
     if not top + left + bottom + right:
         return x
     N, C, H, W = x.shape
-    X = np.full((N, C, H + top + bottom, W + left + right), fill, x.dtype)
+    X = np.full_like(x, fill, shape=(N, C, H + top + bottom, W + left + right))  # in the memory order of x
     X[:, :, top : top + H, left : left + W] = x
     return X
 
