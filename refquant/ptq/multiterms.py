@@ -38,7 +38,9 @@ LOSSLESS_TERMS = 64
 def lossless_terms(weight: NDArray[np.float32], spec: QuantSpec) -> MultiTerm:
     """The greedy sum with the fewest terms for each scale that decodes to the float32 weight bit for bit.
 
-    Scales are |r|_inf / qmax, so that the error falls by 2 qmax a term and the search ends.
+    Scales are |r|_inf / qmax, so that the error falls by 2 qmax a term (qmax with floor) and the search ends.
+    Where float64 sums cannot reach a weight (floor, and negative weights below 2^-29 of the largest), the
+    result is the sum with all terms tried, and does not decode to the weight: compare before you claim.
     """
     terms = 4
     while True:

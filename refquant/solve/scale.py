@@ -19,6 +19,8 @@ from .sweep import OFFSETS, Array, Grid, Swept, sweep_large, sweep_rows
 
 __all__ = ["OBJECTIVES", "solve_scale", "squared_error"]
 
+MOST_BITS = 16
+
 ROWS_AT_ONCE = 1 << 20
 """Breakpoints listed at once: more in one row go to `sweep_large`, more rows to the next batch."""
 
@@ -68,7 +70,8 @@ def _mse(X: Array, M: Array, spec: QuantSpec, tol: float) -> Solution:
     certified = bool(np.all(objective - bound <= tol * objective + 2 * (rounding + error)))
     back = 2 * exponent
     scale = np.maximum(np.ldexp(scale, np.where(energy > 0, exponent, 0)), np.finfo(np.float64).smallest_subnormal)
-    return Solution(scale, np.ldexp(objective, back), np.ldexp(bound, back), certified, evaluations)
+    with np.errstate(over="ignore", under="ignore"):  # squares of the largest floats are infinite
+        return Solution(scale, np.ldexp(objective, back), np.ldexp(bound, back), certified, evaluations)
 
 
 OBJECTIVES: dict[str, Callable[[Array, Array, QuantSpec, float], Solution]] = {"mse": _mse}
@@ -94,9 +97,9 @@ def solve_scale(
     `certified` says that the gap to the bound is no more than tol plus the rounding of the sums.
     A row of zeros (or empty) has scale 1 and objective 0.
 
-    Raises ArgumentError for unknown names, weights or shapes that do not fit, stochastic rounding, and
-    specs whose quotient is not exact or whose overflow does not saturate; NotANumberError for values
-    that are not finite.  Source: proofs/04_scale.py.
+    Raises ArgumentError for unknown names, weights or shapes that do not fit, stochastic rounding, more than
+    16 bits, and specs whose quotient is not exact or whose overflow does not saturate; NotANumberError for
+    values that are not finite.  Source: proofs/04_scale.py.
 
     >>> solution = solve_scale([0.9, -1.1, 2.0], spec=QuantSpec(2, narrow=True))  # ternary
     >>> float(solution.value), solution.certified  # the mean of the magnitudes kept
@@ -109,6 +112,9 @@ def solve_scale(
         got = f"quotient={spec.quotient}, overflow={spec.overflow}, rounding={spec.rounding}"
         should = "exact, saturate and one of the nine deterministic modes"
         raise ArgumentError(complaint(got, should, "solve_scale", "solve with dataclasses.replace(spec, ...)"))
+    if spec.bits > MOST_BITS:
+        got = f"bits={spec.bits}"
+        raise ArgumentError(complaint(got, f"at most {MOST_BITS}: every code is a breakpoint", "solve_scale"))
     if not (np.isfinite(tol) and tol >= 0):
         raise ArgumentError(complaint(f"tol={tol}", "finite and >= 0", "solve_scale"))
     X = reals(x)
