@@ -81,7 +81,12 @@ def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def channels(count: int) -> list[tuple[int, np.ndarray]]:
     rng = np.random.default_rng(20)
-    draws = [rng.normal, rng.laplace, lambda size: rng.standard_t(3, size), lambda size: rng.uniform(-1, 1, size)]
+    draws: list[Any] = [
+        rng.normal,
+        rng.laplace,
+        lambda size: rng.standard_t(3, size),
+        lambda size: rng.uniform(-1, 1, size),
+    ]
     sizes = [9, 9, 27, 64, 64, 144, 288, 576, 9, 1152, 27, 4608]
     made = []
     for i in range(count):
