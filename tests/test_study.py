@@ -13,10 +13,12 @@ import refquant as rq
 from refquant.cli import main
 from refquant.net.files import write_network
 from refquant.net.fold import fold_batch_norm
+from refquant.net.graph import Graph, InputSpec, Node
 from refquant.net.plan_json import plan_from_json, plan_to_json
 from refquant.ptq.complexity import complexity
 from refquant.ptq.multiterms import lossless_terms
 from refquant.ptq.observe import output_errors, second_moment
+from refquant.ptq.study import Images, run_study
 from refquant.zoo import NETWORKS
 
 DATA = rq.load_data("fashion-mnist")
@@ -120,6 +122,26 @@ def test_results_tell_the_truth_about_their_plan(tmp_path: Path, capsys: pytest.
     assert point["bit_operations"] == complexity(rq.load_network("mlp"), plan).bit_operations
     assert all(p["bit_operations_vs_single"] <= (p["budget"] or 99) for p in results["points"])
     assert [p["weights_bit_exact"] for p in results["points"]] == [False] * 5 + [True]
+
+
+def test_a_network_with_nothing_to_quantize_or_no_classes_is_refused() -> None:
+    pool = Node("pool", "GlobalAvgPool", ("x",))
+    flat = Node("flat", "Flatten", ("pool",))
+    conv = Node(
+        "conv",
+        "Conv",
+        ("x",),
+        {"in_channels": 1, "out_channels": 2, "kernel": [1, 1], "stride": [1, 1]},
+        {"weight": "w"},
+    )
+    images = Images(np.ones((4, 1, 2, 2)), np.ones((4, 1, 2, 2)), None)
+    graphs = [
+        Graph("pooled", InputSpec("x", (1, 2, 2)), "flat", (pool, flat), {}),
+        Graph("map", InputSpec("x", (1, 2, 2)), "conv", (conv,), {"w": np.ones((2, 1, 1, 1), np.float32)}),
+    ]
+    for graph in graphs:
+        with pytest.raises(rq.ArgumentError, match=f"study of {graph.name}"):
+            run_study(graph, images, granularity=rq.PerChannel(0))
 
 
 def test_a_users_own_network_and_data(tmp_path: Path) -> None:

@@ -106,6 +106,9 @@ def run_study(
     """
     if not (np.isfinite(budget) and 1 <= budget <= MOST_TERMS):
         raise ArgumentError(complaint(f"budget={budget}", f"between 1 and {MOST_TERMS}", "study"))
+    if not graph.linear_nodes or len(graph.shapes[graph.output]) != 1:
+        got = f"{len(graph.linear_nodes)} Conv and Gemm nodes, an output of shape {graph.shapes[graph.output]}"
+        raise ArgumentError(complaint(got, "at least one such node, one number a class", f"study of {graph.name}"))
     if not len(images.test):
         raise ArgumentError(complaint("no held-out images", "at least one", "study"))
     if images.test_labels is not None and len(images.test_labels) != len(images.test):
