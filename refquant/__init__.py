@@ -30,6 +30,7 @@ _HOME = {
     "fake_quantize": "quant.quantizer",
     "quantize_exact": "quant.quantizer",
     "range_parameters": "quant.ranges",
+    "requantize": "quant.requantize",
     "MultiTerm": "quant.multiterm",
     "encode_terms": "solve.terms",
     "Solution": "solve.solution",
@@ -71,6 +72,7 @@ __all__ = [
     "quantize_exact",
     "quantize_network",
     "range_parameters",
+    "requantize",
     "solve_scale",
 ]
 
@@ -85,6 +87,7 @@ if TYPE_CHECKING:
     from .quant.profiles import profile, profiles
     from .quant.quantizer import dequantize, fake_quantize, quantize, quantize_exact
     from .quant.ranges import range_parameters
+    from .quant.requantize import requantize
     from .quant.spec import QuantSpec
     from .solve.allocate import allocate
     from .solve.scale import solve_scale

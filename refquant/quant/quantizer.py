@@ -20,7 +20,16 @@ from ..arith.rounding import round_array, round_exact
 from ..errors import ArgumentError, CodeOverflowError, NotANumberError, complaint
 from .spec import QuantSpec
 
-__all__ = ["dequantize", "dequantize_exact", "fake_quantize", "parameters", "quantize", "quantize_exact", "reals"]
+__all__ = [
+    "dequantize",
+    "dequantize_exact",
+    "fake_quantize",
+    "parameters",
+    "quantize",
+    "quantize_exact",
+    "reals",
+    "into_range",
+]
 
 Real: TypeAlias = float | Fraction
 Reals: TypeAlias = NDArray[Any]
@@ -216,7 +225,7 @@ def _random_bits(random_bits: ArrayLike | None, shape: tuple[int, ...]) -> NDArr
     return u
 
 
-def _codes(k: NDArray[np.float64], z: NDArray[np.float64], spec: QuantSpec) -> NDArray[np.int64]:
+def into_range(k: NDArray[np.float64], z: NDArray[np.float64], spec: QuantSpec) -> NDArray[np.int64]:
     """Clauses Q5 and Q6: integers k (floats, possibly infinite) plus z, brought into [qmin, qmax]."""
     low, high = spec.qmin - z, spec.qmax - z
     beyond = (k < low) | (k > high)
@@ -278,7 +287,7 @@ def quantize(
     else:
         k = round_array(q, spec.rounding).astype(np.float64, copy=False)
     offset = np.zeros(()) if before else z.astype(np.float64)
-    codes = _codes(np.asarray(k), offset, spec)
+    codes = into_range(np.asarray(k), offset, spec)
     if exact and (spec.overflow == "wrap" or (u is not None and before)):
         far = np.isfinite(X) & ((np.abs(q) >= EXACT_LIMIT / 2) | np.full(X.shape, u is not None and before))
         if far.any():

@@ -1,0 +1,115 @@
+"""Fixed-point multiplication by a real factor: an int32 multiplier m and a shift, factor = m 2^(shift - 31).
+
+Letters: x int32 accumulators, m multiplier with 2^30 <= m < 2^31 (or 0), shift > 0 to the left.
+
+Two roundings are in use.  `single_round` rounds once, ties toward +inf.  `double_round` rounds twice: the
+doubling high product (ties toward +inf for products, by a nudge and a truncating division), then a rounding
+shift with ties away from zero.  Where both are exact they agree; they differ by one unit now and then.
+
+Source: gemmlowp, fixedpoint/fixedpoint.h (the two primitives); TOSA 1.0, RESCALE (the names of the modes).
+"""
+
+from fractions import Fraction
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..errors import ArgumentError, complaint
+
+__all__ = [
+    "MODES_OF_TOSA",
+    "double_round",
+    "doubling_high_product",
+    "quantize_multiplier",
+    "rounding_shift",
+    "single_round",
+]
+
+Integers = NDArray[np.int64]
+
+MODES_OF_TOSA = {"SINGLE_ROUND": "single-round", "DOUBLE_ROUND": "double-round"}
+"""TOSA's names -> ours."""
+
+LOW, HIGH = -(2**31), 2**31 - 1
+
+
+def _int32(x: ArrayLike, what: str) -> Integers:
+    a = np.asarray(x)
+    if a.dtype.kind not in "iu" or (a.size and not (LOW <= a.min() and a.max() <= HIGH)):
+        raise ArgumentError(complaint(f"{what} of type {a.dtype}", "integers of 32 bits", "fixed point"))
+    return a.astype(np.int64)
+
+
+def quantize_multiplier(factor: float) -> tuple[int, int]:
+    """The multiplier and shift nearest to a real factor > 0, ties away from zero.
+
+    m 2^(shift - 31) differs from the factor by at most 2^-31 of it.
+    Raises ArgumentError for a factor that is not finite and > 0, or whose shift is beyond -31..30.
+
+    >>> quantize_multiplier(0.5), quantize_multiplier(3.0)
+    ((1073741824, 0), (1610612736, 2))
+    """
+    if not (np.isfinite(factor) and factor > 0):
+        raise ArgumentError(complaint(f"factor={factor}", "finite and > 0", "quantize_multiplier"))
+    fraction, shift = np.frexp(float(factor))
+    m = int(Fraction(float(fraction)) * 2**31 + Fraction(1, 2))
+    if m == 2**31:
+        m, shift = m // 2, shift + 1
+    if not -31 <= shift <= 30:
+        raise ArgumentError(complaint(f"factor={factor}", "between 2^-32 and 2^30", "quantize_multiplier"))
+    return m, int(shift)
+
+
+def doubling_high_product(a: ArrayLike, b: ArrayLike) -> Integers:
+    """The high half of 2 a b, rounded to nearest with ties toward +inf; saturates only at -2^31 times -2^31.
+
+    >>> doubling_high_product([2**30, -(2**30), -(2**31)], [1, 1, -(2**31)]).tolist()
+    [1, 0, 2147483647]
+    """
+    A, B = np.broadcast_arrays(_int32(a, "a"), _int32(b, "b"))
+    overflow = (A == LOW) & (B == LOW)
+    product = np.where(overflow, 0, A) * B
+    nudged = product + np.where(product >= 0, 2**30, 1 - 2**30)
+    truncated = np.sign(nudged) * (np.abs(nudged) >> 31)  # C divides toward zero
+    return np.where(overflow, HIGH, truncated)
+
+
+def rounding_shift(x: ArrayLike, exponent: ArrayLike) -> Integers:
+    """x / 2^exponent rounded to nearest, ties away from zero; exponent 0..31.
+
+    >>> rounding_shift([3, -3, 5, -5], 1).tolist()
+    [2, -2, 3, -3]
+    """
+    X, E = np.broadcast_arrays(_int32(x, "x"), _int32(exponent, "exponent"))
+    if X.size and not (E.min() >= 0 and E.max() <= 31):
+        raise ArgumentError(complaint(f"exponent {E.min()}..{E.max()}", "in 0..31", "rounding_shift"))
+    mask = (np.int64(1) << E) - 1
+    return np.asarray((X >> E) + ((X & mask) > (mask >> 1) + (X < 0)))
+
+
+def double_round(x: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) -> Integers:
+    """x times m 2^(shift - 31) by the doubling high product and a rounding shift.
+
+    Raises ArgumentError where the left shift overflows 32 bits, which hardware leaves undefined.
+
+    >>> int(double_round(7984, 1583594044, -9))  # the real product is 11.499...
+    12
+    """
+    X, M, S = np.broadcast_arrays(_int32(x, "x"), _int32(multiplier, "multiplier"), _int32(shift, "shift"))
+    shifted = X << np.maximum(S, 0)
+    if X.size and not (LOW <= shifted.min() and shifted.max() <= HIGH):
+        raise ArgumentError(complaint("x << shift beyond 32 bits", "within", "double_round", "use a smaller factor"))
+    return rounding_shift(doubling_high_product(shifted, M), np.maximum(-S, 0))
+
+
+def single_round(x: ArrayLike, multiplier: ArrayLike, shift: ArrayLike) -> Integers:
+    """x times m 2^(shift - 31), rounded once, ties toward +inf; shift -31..30.
+
+    >>> int(single_round(7984, 1583594044, -9))
+    11
+    """
+    X, M, S = np.broadcast_arrays(_int32(x, "x"), _int32(multiplier, "multiplier"), _int32(shift, "shift"))
+    if X.size and not (S.min() >= -31 and S.max() <= 30):
+        raise ArgumentError(complaint(f"shift {S.min()}..{S.max()}", "in -31..30", "single_round"))
+    total = 31 - S
+    return np.asarray((X * M + (np.int64(1) << (total - 1))) >> total)
