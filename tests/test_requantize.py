@@ -20,7 +20,6 @@ from refquant.arith.rounding import MODES, round_exact
 from refquant.errors import ArgumentError
 from refquant.quant.requantize import requantize_exact
 
-PER_CHANNEL = rq.QuantSpec(8, granularity=rq.PerChannel(0))
 int32 = st.integers(-(2**31), 2**31 - 1)
 multipliers = st.integers(2**30, 2**31 - 1)
 

@@ -24,11 +24,11 @@ __all__ = [
     "dequantize",
     "dequantize_exact",
     "fake_quantize",
+    "into_range",
     "parameters",
     "quantize",
     "quantize_exact",
     "reals",
-    "into_range",
 ]
 
 Real: TypeAlias = float | Fraction

@@ -14,7 +14,7 @@ from ..arith.exact import two_product
 from ..arith.fixedpoint import MODES_OF_TOSA, double_round, quantize_multiplier, single_round
 from ..arith.rounding import MODES, round_array, round_exact
 from ..errors import ArgumentError, complaint
-from .quantizer import parameters, into_range
+from .quantizer import into_range, parameters
 from .spec import QuantSpec
 
 __all__ = ["HOW", "requantize", "requantize_exact"]
