@@ -16,8 +16,9 @@ from refquant.net.fold import fold_batch_norm
 from refquant.net.graph import Graph, InputSpec, Node
 from refquant.net.plan_json import plan_from_json, plan_to_json
 from refquant.ptq.complexity import complexity
+from refquant.ptq.methods import calibrate
 from refquant.ptq.multiterms import lossless_terms
-from refquant.ptq.observe import output_errors, second_moment
+from refquant.ptq.observe import RANGES, output_errors, second_moment
 from refquant.ptq.study import Images, run_study
 from refquant.zoo import NETWORKS
 
@@ -67,6 +68,26 @@ def test_output_errors_are_what_the_layer_shows() -> None:
         # float32 products of up to 288 terms: relative error below gamma_288 = 2e-5 of |W||x|, and errors are
         # about 1/20 of the outputs, so their squares agree to 40 * 2e-5
         assert told == pytest.approx(seen, rel=1e-3)
+
+
+def test_observers_take_the_ends_or_leave_out_a_ten_thousandth() -> None:
+    values = np.random.default_rng(0).permutation(np.arange(100_001, dtype=np.float64))
+    assert RANGES["minmax"](values) == (0.0, 100_000.0)
+    assert RANGES["percentile"](values) == pytest.approx((10.0, 99_990.0), abs=1e-6)
+    plans = [
+        calibrate(
+            rq.load_network("mlp"),
+            DATA.calibration.x[:32],
+            method="certified",
+            bits=(4, 8),
+            granularity=rq.PerTensor(),
+            profile="seed-nearest@1",
+            observer=observer,
+        ).axis.activations
+        for observer in RANGES
+    ]
+    assert all(plans[1][name].scale <= plans[0][name].scale for name in plans[0])
+    assert any(plans[1][name].scale < plans[0][name].scale for name in plans[0])
 
 
 def test_complexity_by_hand() -> None:

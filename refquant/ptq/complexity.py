@@ -29,9 +29,9 @@ def complexity(graph: Graph, plan: QuantPlan) -> Complexity:
 
     With groups the mean count of a channel's groups is paid.
     """
-    operations, bits = 0, 0
+    operations, bits, work = 0, 0, macs(graph)
     for node in graph.linear_nodes:
-        each, acts = macs(graph)[node.name], _activation_bits(plan, node.inputs[0])
+        each, acts = work[node.name], _activation_bits(plan, node.inputs[0])
         if node.name in plan.weights:
             w = plan.weights[node.name]
             in_use = np.arange(1, w.terms + 1).reshape(-1, *(1,) * w.counts.ndim) <= w.counts

@@ -74,7 +74,7 @@ def _joint(x: NDArray[np.floating], spec: QuantSpec, terms: int, rest: QuantSpec
         return start
     grid, rows = _grids(start.specs), spec.granularity.rows
     X = rows(np.asarray(x, np.float64))
-    inside = rows(np.ones(X.shape if X.shape == x.shape else x.shape)) > 0
+    inside = rows(np.ones(x.shape)) > 0
     places = rows(np.arange(x.size).reshape(x.shape))
     scales = start.scales.reshape(terms, -1).astype(np.float64)
     codes = start.codes.reshape(terms, -1).copy()
