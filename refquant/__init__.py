@@ -31,6 +31,8 @@ _HOME = {
     "quantize_exact": "quant.quantizer",
     "range_parameters": "quant.ranges",
     "requantize": "quant.requantize",
+    "IntegerSpec": "quant.integer_spec",
+    "quantize_bias": "quant.integer_spec",
     "MultiTerm": "quant.multiterm",
     "encode_terms": "solve.terms",
     "Solution": "solve.solution",
@@ -49,6 +51,7 @@ __all__ = [
     "CodeOverflowError",
     "FileError",
     "Graph",
+    "IntegerSpec",
     "MultiTerm",
     "NotANumberError",
     "PerChannel",
@@ -69,6 +72,7 @@ __all__ = [
     "profile",
     "profiles",
     "quantize",
+    "quantize_bias",
     "quantize_exact",
     "quantize_network",
     "range_parameters",
@@ -83,6 +87,7 @@ if TYPE_CHECKING:
     from .net.plan import QuantPlan
     from .ptq.methods import quantize_network
     from .quant.granularity import PerChannel, PerGroup, PerTensor
+    from .quant.integer_spec import IntegerSpec, quantize_bias
     from .quant.multiterm import MultiTerm
     from .quant.profiles import profile, profiles
     from .quant.quantizer import dequantize, fake_quantize, quantize, quantize_exact

@@ -51,7 +51,7 @@ def test_single_and_double_rounding_are_their_definitions(x: int, m: int, shift:
 
 @given(st.floats(2.0**-30, 2.0**29))
 def test_multipliers_are_the_nearest(factor: float) -> None:
-    m, shift = quantize_multiplier(factor)
+    m, shift = map(int, quantize_multiplier(factor))
     assert 2**30 <= m < 2**31
     assert abs(Fraction(m) * Fraction(2) ** (shift - 31) - Fraction(factor)) <= Fraction(factor) / 2**31
 
@@ -108,11 +108,6 @@ def test_channels_and_empty() -> None:
         (([1], 0.0), {}, "finite and > 0"),
         (([1], 1e-40), {}, "2\\^-100"),
         (([1], 0.5), {"spec": rq.QuantSpec(8, rounding="stochastic")}, "stochastic"),
-        (
-            ([1, 2], [0.5, 0.25]),
-            {"how": "double-round", "spec": rq.QuantSpec(8, granularity=rq.PerChannel(0))},
-            "scalar",
-        ),
         (([2**30], 2.0), {"how": "double-round"}, "beyond 32 bits"),
     ],
 )

@@ -9,8 +9,6 @@ shift with ties away from zero.  Where both are exact they agree; they differ by
 Source: gemmlowp, fixedpoint/fixedpoint.h (the two primitives); TOSA 1.0, RESCALE (the names of the modes).
 """
 
-from fractions import Fraction
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -28,7 +26,7 @@ __all__ = [
 Integers = NDArray[np.int64]
 
 MODES_OF_TOSA = {"SINGLE_ROUND": "single-round", "DOUBLE_ROUND": "double-round"}
-"""TOSA's names -> ours."""
+"""TOSA's names -> ours.  Its third, INEXACT_ROUND, leaves the result to the implementation: no single rule has it."""
 
 LOW, HIGH = -(2**31), 2**31 - 1
 
@@ -40,24 +38,25 @@ def _int32(x: ArrayLike, what: str) -> Integers:
     return a.astype(np.int64)
 
 
-def quantize_multiplier(factor: float) -> tuple[int, int]:
-    """The multiplier and shift nearest to a real factor > 0, ties away from zero.
+def quantize_multiplier(factor: ArrayLike) -> tuple[Integers, Integers]:
+    """The multiplier and shift nearest to each real factor > 0, ties away from zero; shapes of factor.
 
     m 2^(shift - 31) differs from the factor by at most 2^-31 of it.
     Raises ArgumentError for a factor that is not finite and > 0, or whose shift is beyond -31..30.
 
-    >>> quantize_multiplier(0.5), quantize_multiplier(3.0)
-    ((1073741824, 0), (1610612736, 2))
+    >>> [tuple(map(int, quantize_multiplier(f))) for f in (0.5, 3.0)]
+    [(1073741824, 0), (1610612736, 2)]
     """
-    if not (np.isfinite(factor) and factor > 0):
-        raise ArgumentError(complaint(f"factor={factor}", "finite and > 0", "quantize_multiplier"))
-    fraction, shift = np.frexp(float(factor))
-    m = int(Fraction(float(fraction)) * 2**31 + Fraction(1, 2))
-    if m == 2**31:
-        m, shift = m // 2, shift + 1
-    if not -31 <= shift <= 30:
-        raise ArgumentError(complaint(f"factor={factor}", "between 2^-32 and 2^30", "quantize_multiplier"))
-    return m, int(shift)
+    F = np.asarray(factor, np.float64)
+    if not np.all(np.isfinite(F) & (F > 0)):
+        raise ArgumentError(complaint(f"factor={F}", "finite and > 0", "quantize_multiplier"))
+    fraction, shift = np.frexp(F)
+    m = np.floor(fraction * 2.0**31 + 0.5)  # both steps are exact below 2^31, where 22 bits are left for the rest
+    over = m == 2.0**31
+    m, shift = np.where(over, m / 2, m), shift + over
+    if not np.all((shift >= -31) & (shift <= 30)):
+        raise ArgumentError(complaint(f"factor={F}", "between 2^-32 and 2^30", "quantize_multiplier"))
+    return m.astype(np.int64), shift.astype(np.int64)
 
 
 def doubling_high_product(a: ArrayLike, b: ArrayLike) -> Integers:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
-import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
@@ -31,7 +30,7 @@ __all__ = [
     "optional",
 ]
 
-Array: TypeAlias = NDArray[np.float32]
+Array: TypeAlias = NDArray[Any]  # of floats: float32 in a float network, float64 where integers or exact reals run
 Shape: TypeAlias = tuple[int, ...]
 Attrs: TypeAlias = Mapping[str, Any]
 Params: TypeAlias = Mapping[str, Array]
@@ -139,8 +138,8 @@ class Op:
     """One kind of node.
 
     shape: (attrs, input shapes) -> output shape, all per image; raises Misfit.
-    forward: (attrs, params, inputs) -> output, float32 arrays with the batch axis first; may return a
-    view of an input, never changes one.
+    forward: (attrs, params, inputs) -> output, arrays of one float type with the batch axis first; may
+    return a view of an input, never changes one.
     arity: least and most number of inputs (None: any).  macs: multiply-accumulates per image, from the
     output shape.  linear: whether it multiplies its input by an array `weight`, which is what a
     quantization plan speaks of.

@@ -163,7 +163,7 @@ def _batch_norm_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
 def _batch_norm(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
     x = inputs[0]
     k, c = (v.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) for v in batch_norm_line(attrs, params))
-    y = x * k
+    y: Array = x * k
     y += c
     return y
 

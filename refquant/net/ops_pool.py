@@ -11,7 +11,7 @@ import numpy as np
 
 from .op import FLAG, PADDING, PAIR, Array, Attrs, Op, Params, Shape, fit, optional
 
-__all__ = ["AVERAGE_POOL", "GLOBAL_AVERAGE_POOL", "MAX_POOL", "WINDOW", "image", "taps", "window_shape"]
+__all__ = ["AVERAGE_POOL", "GLOBAL_AVERAGE_POOL", "MAX_POOL", "WINDOW", "image", "padded", "taps", "window_shape"]
 
 WINDOW = {
     "kernel": PAIR,
@@ -55,7 +55,12 @@ def window_shape(attrs: Attrs, H: int, W: int) -> tuple[int, int]:
     return down // sh + 1, across // sw + 1
 
 
-def _padded(attrs: Attrs, x: Array, fill: float) -> Array:
+def padded(attrs: Attrs, x: Array, fill: float) -> Array:
+    """The images with their padding, whose pixels are `fill`; x itself where there is none.
+
+    >>> padded({"padding": (0, 1, 0, 0)}, np.float32([[[[5]]]]), 7).tolist()
+    [[[[7.0, 5.0]]]]
+    """
     top, left, bottom, right = attrs["padding"]
     if not top + left + bottom + right:
         return x
@@ -76,7 +81,7 @@ def taps(attrs: Attrs, x: Array, fill: float) -> Iterator[Array]:
     """
     h, w = window_shape(attrs, x.shape[2], x.shape[3])
     (kh, kw), (sh, sw), (dh, dw) = attrs["kernel"], attrs["stride"], attrs["dilation"]
-    X = _padded(attrs, x, fill)
+    X = padded(attrs, x, fill)
     for i in range(0, dh * kh, dh):
         for j in range(0, dw * kw, dw):
             yield X[:, :, i : i + sh * (h - 1) + 1 : sh, j : j + sw * (w - 1) + 1 : sw]

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..quant.integer_spec import IntegerSpec
 from ..quant.multiterm import MultiTerm
 from ..quant.quantizer import fake_quantize
 from ..quant.spec import QuantSpec
@@ -31,6 +32,10 @@ class QuantPlan:
     weights: from the name of a Conv or Gemm to its weight as a sum of low-bit terms; others stay float.
     activations: from the name of a tensor to the quantizer applied where a Conv or Gemm reads that tensor;
     other readers, such as an Add on a skip path, see it unquantized.
+    integer: None, or the plan is for an integer-only network: then `activations` quantizes tensors for all
+    their readers and has every tensor, the network's input and output too, except those that one Relu, Relu6,
+    MaxPool or Flatten alone reads, and `weights` has every Conv and Gemm, one term each; biases become
+    integers by clause N2.
 
     >>> plan = QuantPlan(activations={"x": ActivationQuantizer(QuantSpec(2), np.array(0.5), np.array(0))})
     >>> plan.activation("x", np.float32([0.3, 9.0])), plan.weight("conv1")
@@ -39,6 +44,7 @@ class QuantPlan:
 
     weights: Mapping[str, MultiTerm] = field(default_factory=dict)
     activations: Mapping[str, ActivationQuantizer] = field(default_factory=dict)
+    integer: IntegerSpec | None = None
 
     def weight(self, node: str) -> Array | None:
         """The decoded weight of a node in float32, None where it stays float."""

@@ -6,13 +6,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError, FileError, complaint
+from ..quant.integer_spec import IntegerSpec
 from ..quant.multiterm import MultiTerm
 from ..quant.spec import QuantSpec
 from .plan import ActivationQuantizer, QuantPlan
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
-SCHEMA = "refquant-plan-1"
+SCHEMA = "refquant-plan-2"
 
 
 def _floats(a: Any) -> dict[str, Any]:
@@ -40,7 +41,9 @@ def plan_to_json(plan: QuantPlan) -> str:
         name: {"spec": json.loads(a.spec.to_json()), "scale": _floats(a.scale), "zero_point": _integers(a.zero_point)}
         for name, a in plan.activations.items()
     }
-    return json.dumps({"schema": SCHEMA, "weights": weights, "activations": activations}, sort_keys=True)
+    integer = None if plan.integer is None else json.loads(plan.integer.to_json())
+    data = {"schema": SCHEMA, "weights": weights, "activations": activations, "integer": integer}
+    return json.dumps(data, sort_keys=True)
 
 
 def _array(data: dict[str, Any]) -> Any:
@@ -78,14 +81,15 @@ def plan_from_json(text: str) -> QuantPlan:
     """
     try:
         data = json.loads(text)
-        if set(data) != {"schema", "weights", "activations"} or data["schema"] != SCHEMA:
+        if set(data) != {"schema", "weights", "activations", "integer"} or data["schema"] != SCHEMA:
             raise ValueError(f"schema {data.get('schema')!r}")
         weights = {name: _terms(w) for name, w in data["weights"].items()}
         activations = {
             name: ActivationQuantizer(_spec(a["spec"]), _array(a["scale"]), _array(a["zero_point"]))
             for name, a in data["activations"].items()
         }
+        integer = None if data["integer"] is None else IntegerSpec.from_json(json.dumps(data["integer"]))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, ArgumentError) as error:
         got = f"{type(error).__name__}: {error}"
         raise FileError(complaint(got, f"a plan of schema {SCHEMA}", "plan_from_json")) from None
-    return QuantPlan(weights, activations)
+    return QuantPlan(weights, activations, integer)

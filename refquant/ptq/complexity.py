@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ..errors import ArgumentError, complaint
+from ..net.edges import edges_of
 from ..net.graph import Graph, macs
 from ..net.plan import QuantPlan
+from ..net.products import terms_needed
 
-__all__ = ["FLOAT_BITS", "Complexity", "complexity", "uniform_complexity"]
+__all__ = ["FLOAT_BITS", "Complexity", "complexity", "low_bit_macs", "uniform_complexity"]
 
 FLOAT_BITS = 32
 """The width that a tensor which stays float is counted with."""
@@ -48,3 +51,24 @@ def uniform_complexity(graph: Graph, weight_bits: int, act_bits: int, scales: in
     """The complexity of one term a weight throughout, with this many 32-bit scales."""
     elements = sum(graph.param(node, "weight").size for node in graph.linear_nodes)
     return Complexity(sum(macs(graph).values()) * weight_bits * act_bits, elements * weight_bits + 32 * scales)
+
+
+def low_bit_macs(graph: Graph, plan: QuantPlan) -> dict[str, int]:
+    """The multiply-accumulates per image of each layer of an integer network, those of every pair of digits counted.
+
+    graph: batch norms folded.  With `two-terms` and `signed-terms` they multiply 4 bits by 4: a channel's weights
+    pay for the most digits that one of its codes needs, activations for those that a code of their grid may need.
+
+    Raises ArgumentError for a plan that is not for an integer-only network.
+    """
+    if plan.integer is None:
+        raise ArgumentError(complaint("a plan without an IntegerSpec", "one with", "low_bit_macs"))
+    edges, work, product = edges_of(graph, plan), macs(graph), plan.integer.product
+    counted = {}
+    for node in graph.linear_nodes:
+        w, read = plan.weights[node.name], edges[node.inputs[0]].spec
+        codes = w.codes[0].reshape(len(w.codes[0]), -1).astype(np.float64)
+        digits_w = terms_needed(codes, w.specs[0], product).max(axis=1, initial=1)
+        digits_x = terms_needed(np.arange(read.qmin, read.qmax + 1.0), read, product).max()
+        counted[node.name] = int(work[node.name] // len(codes) * digits_w.sum() * digits_x)
+    return counted

@@ -14,7 +14,10 @@ from ..net.forward import forward
 from ..net.graph import Graph
 from ..net.plan import ActivationQuantizer, QuantPlan
 from ..quant.granularity import Granularity, PerChannel
+from ..quant.integer_spec import IntegerSpec
 from ..quant.profiles import profile as profile_of
+from ..quant.spec import QuantSpec
+from .integer import integer_plan
 from .multiterms import Axis, Progress, build_axis
 from .observe import activation_quantizers
 
@@ -55,14 +58,7 @@ def calibrate(
 
     Raises ArgumentError for an unknown method or observer and for no calibration images.
     """
-    if method not in METHODS:
-        raise ArgumentError(complaint(f"method={method!r}", f"one of {', '.join(METHODS)}", "quantize_network"))
-    for name, got, most in (("weight bits", bits[0], 8), ("activation bits", bits[1], 16)):
-        if got is not None and not (type(got) is int and 2 <= got <= most):
-            raise ArgumentError(complaint(f"{name} {got}", f"an integer from 2 to {most}", "quantize_network"))
-    images = np.asarray(calibration)[:CALIBRATION_IMAGES]
-    if not len(images):
-        raise ArgumentError(complaint("no calibration images", "at least one", "quantize_network"))
+    images = _checked(calibration, method, bits)
     spec = replace(profile_of(profile, bits=bits[0], signed=True), granularity=granularity)
     folded = fold_batch_norm(graph)
     with one_blas_thread():
@@ -72,9 +68,25 @@ def calibrate(
             activations = activation_quantizers(
                 folded, trace, profile_of(profile, bits=bits[1], signed=False), observer
             )
-        encoding = METHODS[method][0 if spec.rounding.startswith("half_") else 1]
-        axis = build_axis(folded, images, trace, activations, spec, encoding, progress)
+        axis = build_axis(folded, images, trace, activations, spec, _encoding(method, spec), progress)
     return Calibrated(folded, axis, images, trace)
+
+
+def _checked(calibration: ArrayLike, method: str, bits: tuple[int, int | None]) -> NDArray[Any]:
+    """The calibration images that are used, once the arguments are sound."""
+    if method not in METHODS:
+        raise ArgumentError(complaint(f"method={method!r}", f"one of {', '.join(METHODS)}", "quantize_network"))
+    for name, got, most in (("weight bits", bits[0], 8), ("activation bits", bits[1], 16)):
+        if got is not None and not (type(got) is int and 2 <= got <= most):
+            raise ArgumentError(complaint(f"{name} {got}", f"an integer from 2 to {most}", "quantize_network"))
+    images = np.asarray(calibration)[:CALIBRATION_IMAGES]
+    if not len(images):
+        raise ArgumentError(complaint("no calibration images", "at least one", "quantize_network"))
+    return images
+
+
+def _encoding(method: str, spec: QuantSpec) -> str:
+    return METHODS[method][0 if spec.rounding.startswith("half_") else 1]
 
 
 def quantize_network(
@@ -87,14 +99,18 @@ def quantize_network(
     profile: str = "seed-nearest@1",
     budget: float | None = None,
     seed: int = 0,
+    integer: IntegerSpec | None = None,
 ) -> QuantPlan:
     """A plan for the network: weights as sums of low-bit terms, activations with zero points.
 
     calibration: images in the units of the graph's input entry; labels are not used.  bits: of weights and
     activations (None leaves activations float).  budget: bit operations relative to one term throughout, at
     least 1; None means one term a weight.  seed: for methods that draw random numbers; those here draw none.
+    integer: the plan is for an integer-only network of these semantics (`forward(mode="integer")`): every
+    tensor is quantized, one term a weight.
 
-    Raises ArgumentError for unknown names, no images, or a budget below 1.
+    Raises ArgumentError for unknown names, no images, a budget below 1, and for an integer-only network with
+    a budget or with float activations.
 
     >>> from refquant.zoo import load_data, load_network
     >>> plan = quantize_network(load_network("mlp"), load_data("fashion-mnist").calibration.x[:8], budget=1.5)
@@ -103,5 +119,19 @@ def quantize_network(
     """
     if budget is not None and not (np.isfinite(budget) and budget >= 1):
         raise ArgumentError(complaint(f"budget={budget}", "at least 1 (one term throughout)", "quantize_network"))
+    if integer is not None:
+        images = _checked(calibration, method, bits)
+        if budget is not None or bits[1] is None:
+            got = f"budget={budget}, activation bits {bits[1]}"
+            raise ArgumentError(complaint(got, "None, and 2 to 16", "quantize_network(integer=...)"))
+        return integer_plan(
+            graph,
+            images,
+            encoding=_encoding(method, profile_of(profile, bits=bits[0])),
+            bits=(bits[0], bits[1]),
+            granularity=granularity,
+            profile=profile,
+            integer=integer,
+        )
     known = calibrate(graph, calibration, method=method, bits=bits, granularity=granularity, profile=profile)
     return known.axis.plan(known.axis.allocate(budget or 1.0).value)

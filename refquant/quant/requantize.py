@@ -10,24 +10,20 @@ from fractions import Fraction
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..arith.exact import two_product
+from ..arith.combination import round_combination
 from ..arith.fixedpoint import MODES_OF_TOSA, double_round, quantize_multiplier, single_round
 from ..arith.rounding import MODES, round_array, round_exact
 from ..errors import ArgumentError, complaint
 from .quantizer import into_range, parameters
 from .spec import QuantSpec
 
-__all__ = ["HOW", "requantize", "requantize_exact"]
+__all__ = ["HOWS", "requantize", "requantize_exact", "rescale"]
 
 Reals = NDArray[np.float64]
 
 
 def _exact(acc: Reals, factor: Reals, rounding: str) -> Reals:
-    """The rounding of acc times factor, exactly: where the product fell on a multiple of 1/2, its error decides."""
-    p, e = two_product(acc, factor)
-    on_half = 2 * p == np.rint(2 * p)
-    position = np.where(on_half & (e != 0), np.nextafter(p, np.copysign(np.inf, e)), p)
-    return round_array(position, rounding).astype(np.float64)
+    return round_combination([(acc, factor)], rounding)
 
 
 def _float32(acc: Reals, factor: Reals, rounding: str) -> Reals:
@@ -37,6 +33,24 @@ def _float32(acc: Reals, factor: Reals, rounding: str) -> Reals:
 
 HOW: dict[str, Callable[[Reals, Reals, str], Reals]] = {"exact": _exact, "float32": _float32}
 FIXED = {"single-round": single_round, "double-round": double_round}
+HOWS = (*HOW, *FIXED)
+"""The named ways to requantize."""
+
+
+def rescale(acc: Reals, factor: Reals, how: str, rounding: str) -> Reals:
+    """The integers that acc times a real factor becomes, before zero point and range; float64.
+
+    acc: integers as float64.  how: one of `HOWS`; rounding speaks only to those that are not fixed point.
+    A factor of 1 changes nothing.
+
+    >>> rescale(np.array([3.0, 5.0]), np.array(0.5), "exact", "half_even").tolist()
+    [2.0, 2.0]
+    """
+    if np.all(factor == 1):
+        return acc
+    if how in HOW:
+        return HOW[how](acc, factor, rounding)
+    return FIXED[how](acc.astype(np.int64), *quantize_multiplier(factor)).astype(np.float64)
 
 
 def requantize_exact(acc: int, factor: Fraction | float, zero_point: int, spec: QuantSpec) -> int:
@@ -56,13 +70,14 @@ def requantize(
     *,
     spec: QuantSpec,
     how: str = "exact",
-    shift: int | None = None,
+    shift: ArrayLike | None = None,
 ) -> NDArray[np.int32]:
     """The codes of int32 accumulators times a real factor.
 
-    multiplier: the real factor, > 0 (a scalar or of the granularity's parameter shape); with a shift, the
-    integer m of the factor m 2^(shift - 31).  how: `exact`, `float32`, `single-round`, `double-round`, or
-    TOSA's `SINGLE_ROUND`, `DOUBLE_ROUND`; fixed point derives m and shift from a real scalar factor.
+    multiplier: the real factor, > 0; with a shift, the integer m of the factor m 2^(shift - 31).  Scalars,
+    or of the granularity's parameter shape.  how: `exact`, `float32`, `single-round`, `double-round`, or
+    TOSA's `SINGLE_ROUND`, `DOUBLE_ROUND`; fixed point derives m and shift from a real factor.  (TOSA's
+    INEXACT_ROUND leaves the result to the implementation, so no code is right or wrong by it.)
     Empty gives empty.
 
     Raises ArgumentError for an unknown `how`, accumulators beyond 32 bits, a factor not finite and > 0 or
@@ -73,28 +88,25 @@ def requantize(
     [11, 12]
     """
     how = MODES_OF_TOSA.get(how, how)
-    if how not in HOW and how not in FIXED:
-        raise ArgumentError(complaint(f"how={how!r}", f"one of {', '.join((*HOW, *FIXED))}", "requantize"))
+    if how not in HOWS:
+        raise ArgumentError(complaint(f"how={how!r}", f"one of {', '.join(HOWS)}", "requantize"))
     if spec.rounding not in MODES or spec.zero_point_order != "after" or spec.bits > 31:
         got = f"rounding={spec.rounding}, zero_point_order={spec.zero_point_order}, bits={spec.bits}"
         raise ArgumentError(complaint(got, "deterministic, after, at most 31", "requantize"))
     x = np.asarray(acc)
     if x.dtype.kind not in "iu" or (x.size and not (-(2**31) <= x.min() and x.max() < 2**31)):
         raise ArgumentError(complaint(f"accumulators of type {x.dtype}", "integers of 32 bits", "requantize"))
-    real = np.asarray(multiplier, np.float64) * (1.0 if shift is None else 2.0 ** (shift - 31))
+    m, e = np.asarray(multiplier), None if shift is None else np.asarray(shift)
+    if e is not None and (m.dtype.kind not in "iu" or e.dtype.kind not in "iu"):
+        got = f"multiplier of type {m.dtype}, shift of type {e.dtype}"
+        raise ArgumentError(complaint(got, "integers, or a real factor alone", "requantize"))
+    real = m.astype(np.float64) * (1.0 if e is None else np.ldexp(1.0, e - 31))
     factor, z = parameters(real, zero_point, x.shape, spec)
     if np.any((factor < 2.0**-100) | (factor > 2.0**100)):
         raise ArgumentError(complaint(f"factor {real}", "between 2^-100 and 2^100", "requantize"))
-    if how in HOW:
-        k = HOW[how](x.astype(np.float64), np.asarray(factor, np.float64), spec.rounding)
+    if how in FIXED and e is not None:
+        M, S = (spec.granularity.spread(v, x.shape) if v.shape else v for v in (m, e))
+        k = FIXED[how](x, M, S).astype(np.float64)
     else:
-        k = FIXED[how](x, *_fixed(multiplier, shift)).astype(np.float64)
+        k = rescale(x.astype(np.float64), np.asarray(factor, np.float64), how, spec.rounding)
     return into_range(k, z.astype(np.float64), spec).astype(np.int32).reshape(x.shape)
-
-
-def _fixed(multiplier: ArrayLike, shift: int | None) -> tuple[int, int]:
-    m = np.asarray(multiplier)
-    if m.shape != () or (shift is not None and m.dtype.kind not in "iu"):
-        should = "a scalar: a real factor, or an integer with its shift"
-        raise ArgumentError(complaint(f"multiplier of type {m.dtype} and shape {m.shape}", should, "requantize"))
-    return quantize_multiplier(float(m)) if shift is None else (int(m), shift)

@@ -12,7 +12,7 @@ from ..arith.rounding import MODES
 from ..errors import ArgumentError, complaint
 from .granularity import Granularity, PerTensor, granularity_from_json
 
-__all__ = ["CHOICES", "QuantSpec"]
+__all__ = ["CHOICES", "QuantSpec", "fields_from_json"]
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "rounding": (*MODES, "stochastic"),
@@ -23,6 +23,25 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dequantize": ("scale-difference", "difference-of-products"),
 }
 """The named values that each choice of a spec may take."""
+
+
+def fields_from_json(cls: type, text: str) -> dict[str, Any]:
+    """The object in a JSON text, whose keys are exactly the fields of a dataclass.
+
+    Raises ArgumentError for anything else.
+
+    >>> fields_from_json(PerTensor, "{}")
+    {}
+    """
+    try:
+        data = json.loads(text)
+    except (TypeError, ValueError):
+        raise ArgumentError(complaint(f"text {text!r:.60}", "JSON", f"{cls.__name__}.from_json")) from None
+    names = {f.name for f in fields(cls)}
+    if not isinstance(data, dict) or set(data) != names:
+        got = f"fields {sorted(data) if isinstance(data, dict) else data!r}"
+        raise ArgumentError(complaint(got, f"exactly {sorted(names)}", f"{cls.__name__}.from_json"))
+    return data
 
 
 @dataclass(frozen=True)
@@ -100,14 +119,7 @@ class QuantSpec:
     @classmethod
     def from_json(cls, text: str) -> "QuantSpec":
         """The spec that `to_json` wrote; raises ArgumentError on unknown, missing or malformed fields."""
-        try:
-            data = json.loads(text)
-        except (TypeError, ValueError):
-            raise ArgumentError(complaint(f"text {text!r:.60}", "JSON", "QuantSpec.from_json")) from None
-        names = {f.name for f in fields(cls)}
-        if not isinstance(data, dict) or set(data) != names:
-            got = f"fields {sorted(data) if isinstance(data, dict) else data!r}"
-            raise ArgumentError(complaint(got, f"exactly {sorted(names)}", "QuantSpec.from_json"))
+        data = fields_from_json(cls, text)
         return cls(**{**data, "granularity": granularity_from_json(data["granularity"])})
 
     @property
