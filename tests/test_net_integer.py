@@ -24,8 +24,8 @@ from refquant.net.ops_pool import window_shape
 from refquant.net.plan import ActivationQuantizer, QuantPlan
 from refquant.net.plan_json import plan_from_json, plan_to_json
 from refquant.net.products import PRODUCTS, Operand, digits, terms_needed
-from refquant.quant.multiterm import MultiTerm, encode_ladder
 from refquant.ptq.complexity import low_bit_macs
+from refquant.quant.multiterm import MultiTerm, encode_ladder
 from refquant.quant.spec import QuantSpec
 from refquant.zoo import load_data, load_network
 
