@@ -1,49 +1,191 @@
 """From a range of values to scale and zero point: one named row a rule (clauses R1 and on).
 
-Letters: lo <= hi the range, n = qmax - qmin the number of steps.
+Letters: lo <= hi the range, n = qmax - qmin the number of steps, s the scale, z the zero point.
+
+A rule is a few choices: the arithmetic it computes in, the range it takes, the scale, the rounding of z.  They
+matter: backends that agree on everything else differ by one code in a whole tensor because of them.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from ..arith.rounding import round_array
 from ..errors import ArgumentError, complaint
 from .quantizer import reals
 from .spec import QuantSpec
 
-__all__ = ["RULES", "range_parameters"]
+__all__ = ["RULES", "Rule", "range_parameters"]
 
-Pair = tuple[NDArray[np.float64], NDArray[np.float64]]
+Reals = NDArray[Any]
 
-
-def _affine(lo: NDArray[Any], hi: NDArray[Any], spec: QuantSpec) -> Pair:
-    """R1: the range is made to hold 0, n steps span it, the zero point is rounded and clamped."""
-    lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
-    scale = (hi - lo) / (spec.qmax - spec.qmin)
-    scale = np.where(scale > 0, scale, 1.0)
-    return scale, np.clip(np.rint(spec.qmin - lo / scale), spec.qmin, spec.qmax)
+# ---- scales ---------------------------------------------------------------------------------------------------
 
 
-def _symmetric(lo: NDArray[Any], hi: NDArray[Any], spec: QuantSpec) -> Pair:
-    """R2: max(|lo|, |hi|) / qmax, zero point 0."""
-    scale = np.maximum(np.abs(lo), np.abs(hi)) / spec.qmax
-    return np.where(scale > 0, scale, 1.0), np.zeros(np.shape(scale))
+def _span(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
+    """(hi - lo) / n: n steps span the range."""
+    return np.asarray((hi - lo) / lo.dtype.type(spec.qmax - spec.qmin))
 
 
-def _symmetric_full(lo: NDArray[Any], hi: NDArray[Any], spec: QuantSpec) -> Pair:
-    """R3: the least scale at which neither end is clipped, max(lo / qmin, hi / qmax), zero point 0."""
-    low = lo / spec.qmin if spec.qmin else np.zeros(np.shape(lo))
-    scale = np.maximum(low, hi / spec.qmax)
-    return np.where(scale > 0, scale, 1.0), np.zeros(np.shape(scale))
+def _magnitude(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
+    """max(|lo|, |hi|) / qmax."""
+    return np.asarray(np.maximum(-lo, hi) / lo.dtype.type(spec.qmax))
 
 
-RULES: dict[str, Callable[[NDArray[Any], NDArray[Any], QuantSpec], Pair]] = {
-    "affine": _affine,
-    "symmetric": _symmetric,
-    "symmetric-full": _symmetric_full,
+def _magnitude_half(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
+    """max(|lo|, |hi|) / (n / 2): 127.5 for int8."""
+    return np.asarray(np.maximum(-lo, hi) / lo.dtype.type((spec.qmax - spec.qmin) / 2))
+
+
+def _either_end(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
+    """max(lo / qmin, hi / qmax): the least scale at which neither end is clipped."""
+    low = lo / lo.dtype.type(spec.qmin) if spec.qmin else np.zeros_like(lo)
+    return np.maximum(low, hi / lo.dtype.type(spec.qmax))
+
+
+def _power(exponent: Callable[[Reals, int], Reals]) -> Callable[[Reals, Reals, QuantSpec], Reals]:
+    def scale(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
+        largest = np.maximum(-lo, hi)
+        return np.ldexp(np.where(largest > 0, 1.0, 0.0), exponent(largest, spec.qmax))
+
+    return scale
+
+
+def _up(largest: Reals, qmax: int) -> Reals:
+    """The least e with largest <= qmax 2^e: the exponent is rounded up, nothing is clipped."""
+    e = np.frexp(largest / qmax)[1]
+    return np.asarray(e - (np.ldexp(float(qmax), e - 1) >= largest))
+
+
+def _nearest(largest: Reals, qmax: int) -> Reals:
+    """The e for which 2^e is nearest to largest / qmax on a logarithmic axis: above 2^(e - 1/2)."""
+    fraction, e = np.frexp(largest / qmax)
+    return e - (2 * fraction * fraction < 1)
+
+
+def _floor(largest: Reals, qmax: int) -> Reals:
+    """floor(log2 largest) - floor(log2 qmax): up to one step more than qmax is clipped."""
+    return np.frexp(largest)[1] - np.frexp(float(qmax))[1]
+
+
+# ---- zero points ----------------------------------------------------------------------------------------------
+
+
+def _none(lo: Reals, hi: Reals, s: Reals, spec: QuantSpec) -> Reals:
+    return np.zeros_like(s)
+
+
+def _from_low(mode: str) -> Callable[[Reals, Reals, Reals, QuantSpec], Reals]:
+    """qmin - lo / s, rounded by a mode."""
+    return lambda lo, hi, s, spec: round_array(lo.dtype.type(spec.qmin) - lo / s, mode)
+
+
+def _low_rounded_first(lo: Reals, hi: Reals, s: Reals, spec: QuantSpec) -> Reals:
+    """qmin - round(lo / s): the quotient is rounded alone, which differs on ties when qmin is odd."""
+    return np.asarray(lo.dtype.type(spec.qmin) - np.rint(lo / s))
+
+
+def _smaller_error(lo: Reals, hi: Reals, s: Reals, spec: QuantSpec) -> Reals:
+    """Of qmin - lo / s and qmax - hi / s the one computed from smaller numbers; ties away from zero."""
+    qmin, qmax = lo.dtype.type(spec.qmin), lo.dtype.type(spec.qmax)
+    low, high = lo / s, hi / s
+    from_low = abs(qmin) + np.abs(low) < abs(qmax) + np.abs(high)
+    return round_array(np.where(from_low, qmin - low, qmax - high), "half_away")
+
+
+# ---- rules ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One way from a range to parameters.
+
+    source: where it is written.  quirk: what surprises in it.  dtype: the arithmetic of every step.
+    scale: (lo, hi, spec) -> s.  zero_point: (lo, hi, s, spec) -> z, then clamped to [qmin, qmax].
+    with_zero: the range is first made to hold 0.  least: no scale is below this.
+    """
+
+    source: str
+    quirk: str
+    scale: Callable[[Reals, Reals, QuantSpec], Reals]
+    zero_point: Callable[[Reals, Reals, Reals, QuantSpec], Reals] = _none
+    dtype: type[np.float32] | type[np.float64] = np.float64
+    with_zero: bool = True
+    least: float = 0.0
+
+
+_F32 = np.float32
+_EPS32 = float(np.finfo(np.float32).eps)
+
+RULES: dict[str, Rule] = {
+    "affine": Rule(  # R1
+        "Jacob et al. 2018, section 3, in float64", "ties of z to even", _span, _from_low("half_even")
+    ),
+    "symmetric": Rule("absmax, restricted range: Jacob et al. 2018", "the least code of int8 is not used", _magnitude),
+    "symmetric-full": Rule("PyTorch, PTQ for XNNPACK and ao", "s differs by side: lo may decide", _either_end),  # R3
+    "symmetric-half": Rule(
+        "absmax over half the steps (127.5)", "the largest value is clipped by 1/2", _magnitude_half
+    ),
+    "affine-away": Rule(  # R5
+        "as R1, ties of z away from zero", "127 or 128 for a range that is symmetric", _span, _from_low("half_away")
+    ),
+    "affine-float32": Rule("as R1, in float32", "z flips next to a tie", _span, _from_low("half_even"), _F32),
+    "affine-as-given": Rule(  # R7
+        "as R1, the range not made to hold 0",
+        "clamping z then moves the grid",
+        _span,
+        _from_low("half_even"),
+        with_zero=False,
+    ),
+    "onnx-dynamic": Rule(  # R8
+        "ONNX DynamicQuantizeLinear, version 11",
+        "the formula clamps before it rounds, which is the same for integer "
+        "bounds; a range [0, 0], where it divides by 0, has s = 1 here",
+        _span,
+        _from_low("half_even"),
+        _F32,
+    ),
+    "torch-affine": Rule(  # R9
+        "PyTorch 2, torch.ao.quantization.observer, qparams of affine schemes",
+        "s is at least 2^-23; z from lo / s rounded alone",
+        _span,
+        _low_rounded_first,
+        _F32,
+        least=_EPS32,
+    ),
+    "torch-symmetric": Rule(  # R10
+        "PyTorch 2, the same, symmetric schemes of signed codes",
+        "127.5; s is at least 2^-23",
+        _magnitude_half,
+        dtype=_F32,
+        least=_EPS32,
+    ),
+    "tflite": Rule(  # R11
+        "TensorFlow Lite, kernels/internal/quantization_util, parameters of a range in double; gemmlowp's example",
+        "z from the end of smaller error; ties away from zero",
+        _span,
+        _smaller_error,
+    ),
+    "tensorflow-nudged": Rule(  # R12
+        "TensorFlow, fake_quant ops, Nudge",
+        "float32, ties of z away from zero, the range as given: it must hold 0",
+        _span,
+        _from_low("half_away"),
+        _F32,
+        with_zero=False,
+    ),
+    "power-of-two-up": Rule("least power of two that clips nothing", "up to twice the scale needed", _power(_up)),
+    "power-of-two-nearest": Rule("power of two nearest in log2", "may clip", _power(_nearest)),  # R14
+    "power-of-two-floor": Rule(  # R15
+        "OCP Microscaling 1.0, section 6.3: floor(log2 max) less the exponent of the largest code",
+        "values above qmax steps are clipped",
+        _power(_floor),
+    ),
 }
+"""name -> rule: R1, R2, ... in this order."""
 
 
 def range_parameters(
@@ -51,10 +193,12 @@ def range_parameters(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """The scale (float32) and zero point (integer) that a named rule gives to the range [lo, hi].
 
-    lo, hi: reals of the parameters' shape.  A degenerate range gives scale 1.  Computed in float64; the
-    scale is rounded to float32 at the end, after the zero point is found.
+    lo, hi: reals of the parameters' shape.  Computed in the rule's arithmetic; z is found from the scale of
+    that arithmetic, which is then rounded to float32.  A range without extent gives scale 1 (the zero point
+    of 0), and a scale below float32 is its smallest subnormal.  Symmetric rules give 0, whatever the codes.
 
-    Raises ArgumentError for an unknown rule and for ends that are not finite or not in order.
+    Raises ArgumentError for an unknown rule, for ends that are not finite or not in order, and where the scale
+    overflows float32.
 
     >>> scale, zero_point = range_parameters(-1.0, 3.0, spec=QuantSpec(8, signed=False), rule="affine")
     >>> scale == np.float32(4 / 255), int(zero_point)
@@ -62,9 +206,20 @@ def range_parameters(
     """
     if rule not in RULES:
         raise ArgumentError(complaint(f"rule={rule!r}", f"one of {', '.join(RULES)}", "range_parameters"))
-    L, H = reals(lo, "lo").astype(np.float64), reals(hi, "hi").astype(np.float64)
-    if not (np.all(np.isfinite(L)) and np.all(np.isfinite(H)) and np.all(L <= H)):
-        raise ArgumentError(complaint(f"range [{L}, {H}]", "finite, lo <= hi", "range_parameters"))
-    scale, zero_point = RULES[rule](L, H, spec)
-    tiny = np.finfo(np.float32).smallest_subnormal
-    return np.maximum(np.asarray(scale).astype(np.float32), tiny), np.asarray(zero_point).astype(np.int64)
+    row = RULES[rule]
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        L: Reals = reals(lo, "lo").astype(row.dtype)
+        H: Reals = reals(hi, "hi").astype(row.dtype)
+        if not (np.all(np.isfinite(L)) and np.all(np.isfinite(H)) and np.all(L <= H)):
+            raise ArgumentError(complaint(f"range [{L}, {H}]", "finite, lo <= hi", "range_parameters"))
+        zero = row.dtype(0)
+        if row.with_zero:
+            L, H = np.minimum(L, zero), np.maximum(H, zero)
+        s: Reals = np.asarray(row.scale(L, H, spec), row.dtype)
+        s = np.where(s > 0, np.maximum(s, row.dtype(row.least)), row.dtype(1))
+        z = np.clip(row.zero_point(L, H, s, spec), spec.qmin, spec.qmax)
+        scale = np.maximum(s.astype(np.float32), np.finfo(np.float32).smallest_subnormal)
+    if not np.all(np.isfinite(scale)):
+        got = f"range [{L}, {H}], whose scale is infinite"
+        raise ArgumentError(complaint(got, "a scale that float32 holds", f"range_parameters({rule})"))
+    return np.asarray(scale), np.asarray(z).astype(np.int64)
