@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from .formats import FORMATS
 
-__all__ = ["UNIT", "gamma", "product", "running_sum", "running_sum_error", "two_product", "two_sum"]
+__all__ = ["UNIT", "gamma", "product", "round_to_odd", "running_sum", "running_sum_error", "two_product", "two_sum"]
 
 UNIT = 2.0**-53
 """The unit roundoff u of float64: one correctly rounded operation errs by at most u, relatively."""
@@ -49,6 +49,20 @@ def two_product(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[NDArray
     return p, ((a1 * b1 - p) + a1 * b2 + a2 * b1) + a2 * b2
 
 
+def round_to_odd(v: NDArray[np.float64], e: NDArray[np.float64]) -> NDArray[np.float64]:
+    """v + e, a float64 and the rest below its last bit, rounded to odd: where e is not 0 the last bit is made 1.
+
+    Rounding the result to a format with at least two digits fewer is rounding v + e itself.
+
+    >>> v = round_to_odd(np.array(1.0), np.array(2.0**-60))
+    >>> bool(1 < v < 1 + 2.0**-51)
+    True
+    """
+    even = (v.view(np.int64) & 1) == 0
+    inexact = np.isfinite(v) & np.isfinite(e) & (e != 0) & even
+    return np.where(inexact, np.nextafter(v, np.where(e > 0, np.inf, -np.inf)), v)
+
+
 def product(a: NDArray[Any], b: NDArray[Any], to: str = "float32") -> NDArray[Any]:
     """a times b with one rounding to a named format (to nearest, ties to even).
 
@@ -64,11 +78,7 @@ def product(a: NDArray[Any], b: NDArray[Any], to: str = "float32") -> NDArray[An
         p = np.asarray(A * B)
         if to == "float64":
             return p
-        e = two_product(A, B)[1]
-        even = (p.view(np.int64) & 1) == 0
-        inexact = np.isfinite(p) & np.isfinite(e) & (e != 0) & even
-        toward = np.where(e > 0, np.inf, -np.inf)
-        return FORMATS[to](np.where(inexact, np.nextafter(p, toward), p))
+        return FORMATS[to](round_to_odd(p, two_product(A, B)[1]))
 
 
 def gamma(n: int) -> float:

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import ArgumentError, complaint
+from .exact import round_to_odd, two_sum
 from .formats import FORMATS
 
 __all__ = ["EXACT_LIMIT", "QUOTIENTS", "Quotient", "exact_position", "position_of"]
@@ -140,6 +141,17 @@ def _reciprocal_float32(x: Reals, s: Reals, z: Reals | None = None) -> Reals:
         return q if z is None else np.asarray(q + _zero_point_in("float32", z))
 
 
+def _fused_reciprocal_float32(x: Reals, s: Reals, z: Reals | None = None) -> Reals:
+    """x times the rounded reciprocal of s, plus z, in one float32 rounding: a fused multiply-add."""
+    if z is None:
+        return _reciprocal_float32(x, s)
+    with np.errstate(over="ignore", invalid="ignore", under="ignore"):
+        inverse = np.asarray(np.float32(1) / _scale_in("float32", s))
+        _within(np.isfinite(inverse), inverse, s, "scale", "the float32 reciprocal")
+        p = np.asarray(FORMATS["float32"](x).astype(np.float64) * inverse)  # exact: 24 + 24 bits
+        return FORMATS["float32"](round_to_odd(*two_sum(p, _zero_point_in("float32", z).astype(np.float64))))
+
+
 QUOTIENTS: dict[str, Quotient] = {
     "exact": exact_position,
     "float64": _rounded("float64"),
@@ -147,4 +159,5 @@ QUOTIENTS: dict[str, Quotient] = {
     "float16": _rounded("float16"),
     "bfloat16": _rounded("bfloat16"),
     "reciprocal-float32": _reciprocal_float32,
+    "fused-reciprocal-float32": _fused_reciprocal_float32,
 }

@@ -66,7 +66,7 @@ def _quotient(x: float, s: float, z: float | None, spec: QuantSpec) -> tuple[int
     if spec.quotient == "exact":
         n, d = X[0] * S[1], X[1] * S[0]
         return n * Z[1] + Z[0] * d, d * Z[1]
-    to = spec.quotient.removeprefix("reciprocal-")
+    to = spec.quotient.split("-")[-1]
     a, b, c = (_to_format(*v, to) for v in (X, S, Z))
     if b is None or c is None or b[0] == 0:
         raise ArgumentError(complaint(f"scale={s}, zero_point={z}", f"usable in {to}", "clause Q2"))
@@ -78,7 +78,10 @@ def _quotient(x: float, s: float, z: float | None, spec: QuantSpec) -> tuple[int
         inverse = _to_format(b[1], b[0], to)
         if inverse is None:
             raise ArgumentError(complaint("1/scale", f"finite in {to}", "clause Q2"))
-        q = _to_format(a[0] * inverse[0], a[1] * inverse[1], to)
+        q = n, d = a[0] * inverse[0], a[1] * inverse[1]
+        if spec.quotient.startswith("fused") and z is not None:
+            q, z = (n * c[1] + c[0] * d, d * c[1]), None
+        q = _to_format(*q, to)
     if q is not None and z is not None:
         q = _to_format(q[0] * c[1] + c[0] * q[1], q[1] * c[1], to)
     return q if q is not None else (1 if x > 0 else -1)

@@ -123,14 +123,21 @@ PROFILES: dict[str, Profile] = {
         requantize="float32",
     ),
     "pytorch@2": Profile(
-        source="PyTorch 2, quantize_per_tensor and quantize_per_channel on CPU, by experiment (tests/second_opinion)",
-        quirk="multiplies by the float32 reciprocal of the scale",
-        make=_spec(quotient="reciprocal-float32", nan="qmin"),
+        source="PyTorch 2, quantize_per_tensor on CPU with FMA, by experiment (tests/second_opinion)",
+        quirk="x times the float32 reciprocal of the scale plus the zero point in one rounding (a fused multiply-add), "
+        "then rounding to an integer: odd zero points move ties",
+        make=_spec(quotient="fused-reciprocal-float32", order="before"),
+        bits=(8,),
+    ),
+    "pytorch-channel@2": Profile(
+        source="PyTorch 2, quantize_per_channel on CPU, by experiment (tests/second_opinion)",
+        quirk="as quantize_per_tensor, but product and sum are rounded one after the other",
+        make=_spec(quotient="reciprocal-float32", order="before"),
         bits=(8,),
     ),
     "pytorch-fake@2": Profile(
-        source="PyTorch 2, fake_quantize_per_tensor_affine and per_channel on CPU, by experiment",
-        quirk="multiplies by the float32 reciprocal of the scale, adds the zero point after rounding",
+        source="PyTorch 2, fake_quantize_per_tensor_affine and per_channel_affine on CPU, by experiment",
+        quirk="x times the float32 reciprocal of the scale, rounded alone; the zero point is added after",
         make=_spec(quotient="reciprocal-float32"),
     ),
     "tflite-double@1": Profile(

@@ -52,7 +52,7 @@ def _divide_by_definition(x: Fraction, s: Fraction, z: Fraction | None, quotient
     """Clauses Q2 and Q3 for finite x: the quotient, and the zero point if it is added here."""
     if quotient == "exact":
         return x / s + (z or 0)
-    to = quotient.removeprefix("reciprocal-")
+    to = quotient.removeprefix("fused-").removeprefix("reciprocal-")
     S = _in_range(_rounded(s, to), f"scale={float(s)} in {to}")
     Z = _in_range(_rounded(z or Fraction(0), to), f"zero_point in {to}")
     X = _rounded(x, to)
@@ -60,7 +60,10 @@ def _divide_by_definition(x: Fraction, s: Fraction, z: Fraction | None, quotient
         raise ArgumentError(complaint(f"scale={float(s)}, which becomes 0 in {to}", "> 0", "clause Q2"))
     if not isinstance(X, Fraction):
         return X
-    q = _rounded(X * _in_range(_rounded(1 / S, to), "1/scale") if to != quotient else X / S, to)
+    v = X / S if to == quotient else X * _in_range(_rounded(1 / S, to), "1/scale")
+    if quotient.startswith("fused-"):
+        return _rounded(v + Z, to)
+    q = _rounded(v, to)
     return _rounded(q + Z, to) if isinstance(q, Fraction) and z is not None else q
 
 

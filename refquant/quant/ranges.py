@@ -43,13 +43,13 @@ def _magnitude_half(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
 def _either_end(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
     """max(lo / qmin, hi / qmax): the least scale at which neither end is clipped."""
     low = lo / lo.dtype.type(spec.qmin) if spec.qmin else np.zeros_like(lo)
-    return np.maximum(low, hi / lo.dtype.type(spec.qmax))
+    return np.asarray(np.maximum(low, hi / lo.dtype.type(spec.qmax)))
 
 
 def _power(exponent: Callable[[Reals, int], Reals]) -> Callable[[Reals, Reals, QuantSpec], Reals]:
     def scale(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
         largest = np.maximum(-lo, hi)
-        return np.ldexp(np.where(largest > 0, 1.0, 0.0), exponent(largest, spec.qmax))
+        return np.asarray(np.ldexp(np.where(largest > 0, 1.0, 0.0), exponent(largest, spec.qmax)))
 
     return scale
 
@@ -63,12 +63,12 @@ def _up(largest: Reals, qmax: int) -> Reals:
 def _nearest(largest: Reals, qmax: int) -> Reals:
     """The e for which 2^e is nearest to largest / qmax on a logarithmic axis: above 2^(e - 1/2)."""
     fraction, e = np.frexp(largest / qmax)
-    return e - (2 * fraction * fraction < 1)
+    return np.asarray(e - (2 * fraction * fraction < 1))
 
 
 def _floor(largest: Reals, qmax: int) -> Reals:
     """floor(log2 largest) - floor(log2 qmax): up to one step more than qmax is clipped."""
-    return np.frexp(largest)[1] - np.frexp(float(qmax))[1]
+    return np.asarray(np.frexp(largest)[1] - np.frexp(float(qmax))[1])
 
 
 # ---- zero points ----------------------------------------------------------------------------------------------
