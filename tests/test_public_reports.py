@@ -11,7 +11,7 @@ def test_tensorflow_102943() -> None:
     The product of the float32 factor lands on the tie 6.5: a multiplier computed in float32, with ties to even,
     is one explanation; single against double rounding, the obvious one, is none.
     """
-    s_x, s_w, s_y = np.float32([0.05296124517917633, 0.024093778803944588, 0.11484327912330627])
+    s_x, s_w, s_y = map(np.float32, (0.05296124517917633, 0.024093778803944588, 0.11484327912330627))
     in_64 = float(s_x) * float(s_w) / float(s_y)
     spec = rq.QuantSpec(8)
     for how in ("exact", "single-round", "double-round"):

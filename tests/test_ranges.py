@@ -1,5 +1,6 @@
-"""Range rules: by their defining property, in exact arithmetic."""
+"""Range rules: by their defining property, and step by step in exact arithmetic with one rounding a step."""
 
+from collections.abc import Callable
 from fractions import Fraction
 
 import numpy as np
@@ -8,6 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refquant as rq
+from refquant.arith.formats import round_fraction
+from refquant.arith.rounding import round_exact
 from refquant.errors import ArgumentError
 from refquant.quant.ranges import RULES
 
@@ -57,3 +60,109 @@ def test_refusals(lo: float, hi: float, rule: str, text: str) -> None:
     with pytest.raises(ArgumentError, match=text):
         rq.range_parameters(lo, hi, spec=rq.QuantSpec(8), rule=rule)
     assert "affine" in RULES
+
+
+# ---- every rule again, on Fractions: each operation rounded once to the rule's arithmetic -----------------------
+
+
+class Rounded:
+    """Arithmetic of one float format on Fractions: a second way to every rule."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, v: Fraction | float) -> Fraction:
+        r = round_fraction(Fraction(v), self.name)
+        assert isinstance(r, Fraction)
+        return r
+
+
+def exponent_by_search(v: Fraction, good: Callable[[Fraction], bool]) -> Fraction:
+    """The least power of two that is good."""
+    e = -400
+    while not good(Fraction(2) ** e):
+        e += 1
+    return Fraction(2) ** e
+
+
+def by_definition(lo: float, hi: float, spec: rq.QuantSpec, rule: str) -> tuple[float, int]:
+    fl = Rounded("float32" if RULES[rule].dtype is np.float32 else "float64")
+    L, H = fl(lo), fl(hi)
+    if rule not in ("affine-as-given", "tensorflow-nudged"):
+        L, H = min(L, Fraction(0)), max(H, Fraction(0))
+    big, n, qmin, qmax = max(-L, H), spec.qmax - spec.qmin, spec.qmin, spec.qmax
+    if rule.startswith("power-of-two"):
+        good: dict[str, Callable[[Fraction], bool]] = {
+            "power-of-two-up": lambda s: s * qmax >= big,
+            "power-of-two-nearest": lambda s: 2 * s * s > (big / qmax) ** 2,
+            "power-of-two-floor": lambda s: 2 * s * 2 ** (qmax.bit_length() - 1) > big,
+        }
+        s = exponent_by_search(big, good[rule]) if big else Fraction(0)
+    elif rule in ("symmetric-half", "torch-symmetric"):
+        s = fl(big / Fraction(n, 2))
+    elif rule == "symmetric-full":
+        s = max(fl(L / qmin) if qmin else Fraction(0), fl(H / qmax))
+    elif rule == "symmetric":
+        s = fl(big / qmax)
+    else:
+        s = fl(fl(H - L) / n)
+    if s > 0 and rule.startswith("torch"):
+        s = max(s, Fraction(2) ** -23)
+    s = s if s > 0 else Fraction(1)
+    low, high = fl(L / s), fl(H / s)
+    if rule in ("affine", "affine-float32", "affine-as-given", "onnx-dynamic"):
+        z = round_exact(fl(qmin - low), "half_even")
+    elif rule in ("affine-away", "tensorflow-nudged"):
+        z = round_exact(fl(qmin - low), "half_away")
+    elif rule == "torch-affine":
+        z = qmin - round_exact(low, "half_even")
+    elif rule == "tflite":
+        from_low = fl(abs(qmin) + abs(low)) < fl(abs(qmax) + abs(high))
+        z = round_exact(fl(qmin - low) if from_low else fl(qmax - high), "half_away")
+    else:
+        z = 0
+    return float(max(Rounded("float32")(s), Fraction(2) ** -149)), z if z == 0 else min(max(z, qmin), qmax)
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("spec", [rq.QuantSpec(8), rq.QuantSpec(8, False), rq.QuantSpec(4, narrow=True)], ids=str)
+def test_every_rule_is_its_definition(rule: str, spec: rq.QuantSpec) -> None:
+    rng = np.random.default_rng(0)
+    middle, width = rng.normal(0, 1, 400), np.abs(rng.normal(0, 1, 400))
+    size = 10.0 ** rng.integers(-6, 7, 400)
+    lo, hi = ((middle + side * width) * size for side in (-1, 1))
+    steps = rng.integers(0, 20, 400)  # ends at and next to multiples of half a step: ties of the zero point
+    hi[:200] = (spec.qmax - spec.qmin - steps[:200] / 2) * size[:200]
+    lo[:200] = -steps[:200] / 2 * size[:200]
+    hard = [(0.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (2.0, 3.0), (-3.0, -2.0), (-1e-44, 2e-45), (-3e38, 3e37), (-1.0, 1.0)]
+    lo, hi = (np.append(v, [pair[i] for pair in hard]).astype(np.float32) for i, v in enumerate((lo, hi)))
+    scale, zero_point = rq.range_parameters(lo, hi, spec=spec, rule=rule)
+    for i, (a, b) in enumerate(zip(lo.tolist(), hi.tolist(), strict=True)):
+        assert (float(scale[i]), int(zero_point[i])) == by_definition(a, b, spec, rule), (a, b)
+
+
+def test_what_public_reports_say_of_rules() -> None:
+    """PyTorch: scales of about 0.362 and 0.338 for one range at 4 bits; zero points 127 and 128 for symmetric ranges."""
+    four = rq.QuantSpec(4)
+    scales = [float(rq.range_parameters(-1.149, 2.533, spec=four, rule=r)[0]) for r in ("symmetric", "symmetric-half")]
+    assert [round(s, 4) for s in scales] == [0.3619, 0.3377]
+    byte = rq.QuantSpec(8, signed=False)
+    points = {r: int(rq.range_parameters(-1.0, 1.0, spec=byte, rule=r)[1]) for r in ("affine", "affine-away", "tflite")}
+    assert points == {"affine": 128, "affine-away": 128, "tflite": 128}
+    nudged = {r: int(rq.range_parameters(-2.5, 252.5, spec=byte, rule=r)[1]) for r in ("affine", "affine-away")}
+    assert nudged == {"affine": 2, "affine-away": 3}
+    odd = rq.QuantSpec(4, narrow=True)  # qmin = -7 is odd: rounding lo / s alone goes another way
+    apart = {r: int(rq.range_parameters(-2.5, 11.5, spec=odd, rule=r)[1]) for r in ("affine-float32", "torch-affine")}
+    assert apart == {"affine-float32": -4, "torch-affine": -5}
+    kept = {r: int(rq.range_parameters(2.0, 3.0, spec=byte, rule=r)[1]) for r in ("affine", "affine-as-given")}
+    assert kept == {"affine": 0, "affine-as-given": 0}
+    assert rq.range_parameters(2.0, 3.0, spec=byte, rule="affine-as-given")[0] == np.float32(1 / 255)
+
+
+def test_scales_beyond_float32_are_refused() -> None:
+    with pytest.raises(ArgumentError, match="float32"):
+        rq.range_parameters(-1e300, 1e300, spec=rq.QuantSpec(8))
+
+
+def test_every_rule_says_where_it_is_from() -> None:
+    assert all(rule.source and rule.quirk for rule in RULES.values())

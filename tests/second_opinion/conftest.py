@@ -38,7 +38,7 @@ def agree() -> Callable[[str, Any, Any], None]:
 
 @pytest.fixture
 def near_ties() -> Callable[..., NDArray[Any]]:
-    """near_ties(scale, count, dtype, reach): floats at and next to (k + 1/2) scale, |k| < reach, and the range's ends."""
+    """near_ties(scale, count, dtype, reach): floats at and next to (k + 1/2) scale, |k| < reach; range ends."""
 
     def make(
         scale: Any, count: int = 100_000, dtype: Any = np.float32, reach: int = 300, seed: int = 0

@@ -1,4 +1,4 @@
-"""Int8 TFLite models of a few ops, built by hand from the schema that the runtime ships, and run by its reference kernels."""
+"""Int8 TFLite models of a few ops, built by hand from the runtime's schema, and run by its reference kernels."""
 
 import warnings
 from typing import Any, NamedTuple

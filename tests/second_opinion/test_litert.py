@@ -86,7 +86,7 @@ def test_add_of_every_pair_of_codes(agree: Callable[..., None]) -> None:
         model = litert.build(tensors, [Step("ADD", ("a", "b"), "y")], ["a", "b"], ["y"])
         at: Any = Setting(None, None, None, rq.IntegerSpec(requantize="double-round"))  # type: ignore[arg-type]
         add = ADDS["fixed-point"](at, Edge(grid, s, 3.0), Edge(grid, t, -7.0), Edge(grid, u, 5.0))
-        ours = np.clip(add([a - 3.0, b + 7.0]) + 5, -128, 127)
+        ours = np.clip(add([np.asarray(a - 3.0), np.asarray(b + 7.0)]) + 5, -128, 127)
         theirs = litert.run(model, [a[None].astype(np.int8), b[None].astype(np.int8)])[0][0]
         agree(f"tflite/ADD {s}", ours, theirs)
 

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from brevitas.core.function_wrapper import RoundSte, TensorClamp
+from brevitas.core.function_wrapper import Identity, RoundSte, TensorClamp
 from brevitas.core.quant import IntQuant
 from gfloat.formats import format_info_ocp_int8
 from qonnx.custom_op.general.quant import quant
@@ -47,7 +47,13 @@ def test_qonnx(profile: str, z: float, near_ties: Callable[..., Any], agree: Cal
 
 
 def test_brevitas(near_ties: Callable[..., Any], agree: Callable[..., None]) -> None:
-    quantizer = IntQuant(narrow_range=False, signed=True, float_to_int_impl=RoundSte(), tensor_clamp_impl=TensorClamp())
+    quantizer = IntQuant(
+        narrow_range=False,
+        signed=True,
+        input_view_impl=Identity(),
+        float_to_int_impl=RoundSte(),
+        tensor_clamp_impl=TensorClamp(),
+    )
     for scale in map(np.float32, (0.1234567, 0.0371)):
         for z in (0, 3, -5):
             x = near_ties(scale)
