@@ -67,21 +67,6 @@ assert round_exact(Fraction(float(x2) / alpha2), "floor") != round_exact(Fractio
 spec = rq.QuantSpec(32, overflow="wrap")
 assert rq.quantize(np.array([x1], np.float64), alpha1, spec=spec)[0] == rq.quantize_exact(x1, alpha1, 0, spec)
 
-# %% Lemma 2 (idempotence).  Quantizing what a nearest quantizer gave changes nothing, while |n| <= 2^23 and the
-# products are normal float32 numbers: fl(n alpha) = n alpha (1 + d), |d| <= 2^-24, so fl(n alpha) / alpha differs from
-# n by at most 2^23 2^-24 = 1/2, and by less unless d is extreme; the nearest integer is n.
-
-for alpha in rng.uniform(1, 2, 200).astype(np.float32):
-    codes = np.arange(-128, 128)
-    assert np.array_equal(
-        rq.quantize(rq.dequantize(codes, alpha, spec=rq.QuantSpec(8)), alpha, spec=rq.QuantSpec(8)), codes
-    )
-
-# %% Floor is not idempotent: fl(n alpha) may fall below n alpha, and floor then drops to n - 1.
-
-floor, alpha = rq.profile("seed-floor@1"), np.float32(0.77551985)
-assert rq.quantize(rq.dequantize([-119], alpha, spec=floor), alpha, spec=floor)[0] == -120
-
 # %% What floor costs on a source uniform within each cell: bias -alpha/2, error alpha^2/3 instead of alpha^2/12.
 # Integrals of -t and t^2 over [0, alpha), and of t^2 over [-alpha/2, alpha/2), in units of alpha.
 

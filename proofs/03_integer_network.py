@@ -46,7 +46,8 @@ def bits_needed(K: int, a: tuple[int, int], w: tuple[int, int], bias: int = 0) -
 
 def most_products(a: tuple[int, int], w: tuple[int, int], bits: int = 32) -> int:
     lo, hi = corners(a, w)
-    return min((2 ** (bits - 1) - 1) // hi, 2 ** (bits - 1) // -lo)
+    limit = 1 << (bits - 1)
+    return min((limit - 1) // hi, limit // -lo)
 
 
 int8, narrow, uint8, distance = (-128, 127), (-127, 127), (0, 255), (-255, 255)
@@ -158,13 +159,13 @@ assert codes.tolist() == [round_exact(int(v) * real, "half_even") for v in acc]
 
 for _ in range(300):
     K, d = int(rng.integers(1, 30)), int(rng.integers(0, 4))
-    w, x = rng.integers(-127, 128, K), rng.integers(-128, 128, K)
+    W, x = rng.integers(-127, 128, K), rng.integers(-128, 128, K)
     y = np.clip(x + rng.integers(-d, d + 1, K), -128, 127)
     M = float(rng.uniform(1e-4, 0.01))
     spec = rq.QuantSpec(8)
-    one = int(rq.requantize(int(w @ x), M, 3, spec=spec, how="exact"))
-    two = int(rq.requantize(int(w @ y), M, 3, spec=spec, how="double-round"))
-    assert abs(one - two) <= math.floor(M * np.abs(w).sum() * d + 0.5 + 0.75 + 2.0**-14)
+    k1 = int(rq.requantize(int(W @ x), M, 3, spec=spec, how="exact"))
+    k2 = int(rq.requantize(int(W @ y), M, 3, spec=spec, how="double-round"))
+    assert abs(k1 - k2) <= math.floor(M * np.abs(W).sum() * d + 0.5 + 0.75 + 2.0**-14)
 
 # Without the roundings' share it would be false: equal inputs, and codes that differ.
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -155,9 +156,37 @@ def _study(args: argparse.Namespace) -> int:
     return 0
 
 
+# ---- guarantees -----------------------------------------------------------------------------------------------
+
+
+class _Guarantees(argparse.Action):
+    """Print the ledger and leave, as --version does."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **keywords: Any) -> None:
+        text = (files("refquant") / "ledger.json").read_text(encoding="utf-8")
+        if args[1] == "json":
+            sys.stdout.write(text)
+            parser.exit()
+        rows = json.loads(text)
+        for kind in dict.fromkeys(row["kind"] for row in rows):
+            print(f"{kind}\n")
+            for row in (row for row in rows if row["kind"] == kind):
+                clauses = f" [{row['clauses']}]" if row["clauses"] else ""
+                print(f"  {row['statement']}{clauses}\n      {row['where']}")
+            print()
+        parser.exit()
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="refquant", description="The ground truth for neural-network quantization.")
     parser.add_argument("--version", action="version", version=f"refquant {version('refquant')}")
+    parser.add_argument(
+        "--guarantees",
+        action=_Guarantees,
+        nargs="?",
+        choices=["table", "json"],
+        help="print what is proved, exhaustive, sampled, checked, and seconded by third parties; then leave",
+    )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     study = commands.add_parser(
         "study",

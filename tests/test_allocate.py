@@ -39,6 +39,7 @@ def assert_optimal(error: np.ndarray, cost: np.ndarray, budget: float) -> None:
     assert float(best.lower_bound) <= truth + accuracy
 
 
+@pytest.mark.guarantee("Allocations equal brute force on small tables", kind="sampled")
 @given(tables())
 def test_equals_brute_force(problem: tuple[np.ndarray, np.ndarray, float]) -> None:
     assert_optimal(*problem)

@@ -25,6 +25,11 @@ specs = st.builds(
 )
 
 
+@pytest.mark.guarantee(
+    "The definition on Fractions equals a second one on integers that shares no code with it, on every finite float16",
+    kind="exhaustive",
+    clauses="Q2 Q3 Q4 Q5 Q6",
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_all_float16_values(mode: str) -> None:
     spec = rq.QuantSpec(8, rounding=mode)
@@ -38,6 +43,7 @@ def test_the_evaluators_agree_everywhere(x: float, s: float, z: int, spec: rq.Qu
     assert quantize_integers(x, s, z, spec) == rq.quantize_exact(x, s, z, spec)
 
 
+@pytest.mark.guarantee("The two definitions agree next to ties of float32 and float64", kind="sampled", clauses="Q2 Q4")
 @given(k=st.integers(-300, 300), s=st.floats(2.0**-10, 2.0**10, width=16), ulps=st.integers(-2, 2), spec=specs)
 def test_the_evaluators_agree_next_to_ties(k: int, s: float, ulps: int, spec: rq.QuantSpec) -> None:
     for dtype in (np.float32, np.float64):
@@ -47,6 +53,9 @@ def test_the_evaluators_agree_next_to_ties(k: int, s: float, ulps: int, spec: rq
         assert quantize_integers(float(x), s, 0, spec) == rq.quantize_exact(float(x), s, 0, spec)
 
 
+@pytest.mark.guarantee(
+    "The two definitions agree at extreme scales and for real zero points", kind="sampled", clauses="Q2 Q3"
+)
 @given(x=st.floats(allow_nan=False, allow_infinity=False), s=st.floats(5e-324, 1e308), z=st.floats(-1e6, 1e6))
 def test_the_evaluators_agree_at_extreme_scales_and_real_zero_points(x: float, s: float, z: float) -> None:
     spec = rq.QuantSpec(8, zero_point_order="before")

@@ -32,6 +32,9 @@ def assert_bit_slicing(x: np.ndarray, alpha: float, bits: int, T: int) -> None:
     assert np.array_equal(ladder_code(ladder, 2**bits), one)
 
 
+@pytest.mark.guarantee(
+    "A floor ladder of T terms of b bits is one quantizer of T b bits", kind="exhaustive", clauses="M1"
+)
 @pytest.mark.parametrize(("bits", "T"), [(1, 4), (2, 2), (2, 3), (3, 2), (4, 2), (4, 3)])
 @pytest.mark.parametrize("alpha", [1.0, 0.1])
 def test_a_floor_ladder_is_one_wide_quantizer_for_all_float16(bits: int, T: int, alpha: float) -> None:
@@ -67,6 +70,7 @@ def exact_greedy(w: list[Fraction], qmax: int, T: int) -> list[Fraction]:
 rows = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=12)
 
 
+@pytest.mark.guarantee("Greedy sums err by at most max|w| / (2 qmax)^T", kind="sampled", clauses="M1")
 @given(w=rows, bits=st.integers(2, 4), T=st.integers(1, 4))
 def test_exact_greedy_decays_by_twice_qmax_a_term(w: list[float], bits: int, T: int) -> None:
     qmax = 2 ** (bits - 1) - 1
@@ -98,6 +102,7 @@ def test_without_the_factor_the_float32_bound_fails() -> None:
     assert residual <= Fraction(1, 6) * (1 + Fraction(1, 2**24))
 
 
+@pytest.mark.guarantee("Enough terms give the float32 tensor back bit for bit", kind="sampled", clauses="M1 M2")
 @pytest.mark.parametrize("bits", [2, 3, 4, 8])
 @pytest.mark.parametrize("rounding", ["half_even", "floor"])
 def test_enough_terms_are_lossless(bits: int, rounding: str) -> None:

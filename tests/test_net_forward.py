@@ -116,6 +116,7 @@ def test_a_node_that_nobody_reads_and_an_input_that_is_the_output() -> None:
 # ---- batches and threads --------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee("Float and fake runs are the same bytes for any number of threads", kind="checked")
 @pytest.mark.parametrize("mode", ["float", "fake"])
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 def test_results_are_the_same_bytes_for_any_threads(name: str, mode: str) -> None:

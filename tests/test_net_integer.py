@@ -257,6 +257,11 @@ SPECS = {
 }
 
 
+@pytest.mark.guarantee(
+    "Every op of an integer network equals loops over Python integers, for nine integer semantics",
+    kind="sampled",
+    clauses="N1 N2 N3 N4 N5",
+)
 @pytest.mark.parametrize("name", SPECS)
 @pytest.mark.parametrize("powers", [True, False], ids=["powers of two", "any scales"])
 def test_every_op_is_its_definition(name: str, powers: bool) -> None:
@@ -295,6 +300,11 @@ def reals_of(graph: Graph, plan: QuantPlan, codes: Tensors) -> dict[str, NDArray
     return {t: ((q - edges[t].zero_point) * edges[t].scale).astype(np.float32) for t, q in codes.items()}
 
 
+@pytest.mark.guarantee(
+    "Integer equals fake on every tensor where scales are powers of two, all ops and rounding modes",
+    kind="sampled",
+    clauses="N1 N2 N3 N4 N5",
+)
 @pytest.mark.parametrize("rounding", MODES)
 def test_integer_equals_fake_where_scales_are_powers_of_two(rounding: str) -> None:
     """Then every real of the fake network is a dyadic number that float64 holds, and both are exact.
@@ -313,6 +323,9 @@ def test_integer_equals_fake_where_scales_are_powers_of_two(rounding: str) -> No
             assert np.array_equal(reals[tensor], expected), (seed, tensor)
 
 
+@pytest.mark.guarantee(
+    "Integer equals fake on every tensor of the three networks", kind="checked", clauses="N1 N2 N3 N4 N5"
+)
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 def test_integer_equals_fake_on_the_zoo(name: str) -> None:
     """Scales are any float32: equality is a fact about these networks and images, seen on every tensor."""
@@ -350,6 +363,9 @@ def difference_bound(graph: Graph, plan: QuantPlan, rounding_errors: float) -> d
     return bounds
 
 
+@pytest.mark.guarantee(
+    "Requantization rules differ by no more than the proved bound on the three networks", kind="checked", clauses="N3"
+)
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 @pytest.mark.parametrize("how", ["single-round", "double-round"])
 def test_requantization_rules_differ_by_no_more_than_the_bound(name: str, how: str) -> None:
@@ -371,6 +387,11 @@ def test_requantization_rules_differ_by_no_more_than_the_bound(name: str, how: s
 # ---- two 4-bit terms ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.guarantee(
+    "Two 4-bit terms reproduce the three 8-bit networks bit for bit, in both digit conventions",
+    kind="checked",
+    clauses="N1",
+)
 @pytest.mark.parametrize("name", ["mlp", "cnn", "resnet"])
 @pytest.mark.parametrize("convention", ["two-terms", "signed-terms"])
 def test_four_bit_terms_reproduce_the_eight_bit_network(name: str, convention: str) -> None:
@@ -383,6 +404,7 @@ def test_four_bit_terms_reproduce_the_eight_bit_network(name: str, convention: s
     assert all(np.array_equal(eight[tensor], four[tensor]) for tensor in eight)
 
 
+@pytest.mark.guarantee("4-bit digits stand for every code of 1 to 12 bits", kind="exhaustive", clauses="N1")
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("bits", range(1, 13))
 def test_digits_stand_for_every_code(bits: int, signed: bool) -> None:
@@ -432,6 +454,7 @@ def test_slicing_is_the_seeds_floor_quantizer() -> None:
     assert np.array_equal(terms.scales, [16.0, 1.0])
 
 
+@pytest.mark.guarantee("4-bit digits give the product of every two 8-bit codes", kind="exhaustive", clauses="N1")
 @pytest.mark.parametrize("product_name", ["two-terms", "signed-terms"])
 def test_every_product_of_two_codes(product_name: str) -> None:
     gemm = {"in_features": 1, "out_features": 256}
@@ -490,6 +513,9 @@ def test_bias_codes() -> None:
     assert rq.quantize_bias(np.empty(0), 1.0, 1.0, spec=spec).shape == (0,)
 
 
+@pytest.mark.guarantee(
+    "Sums of products over a divisor are rounded exactly, on and next to ties", kind="sampled", clauses="N3 N4 N5"
+)
 @pytest.mark.parametrize("mode", MODES)
 def test_combinations_near_ties(mode: str) -> None:
     rng = np.random.default_rng(7)

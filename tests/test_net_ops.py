@@ -104,6 +104,7 @@ def convolutions(draw: Draw) -> tuple[dict[str, Any], Array, Array, Array]:
     return attrs, weight, integers(draw, (G * outputs,)), integers(draw, (draw(st.integers(0, 2)), G * per_group, H, W))
 
 
+@pytest.mark.guarantee("Convolutions equal loops, with asymmetric padding, groups and dilation", kind="sampled")
 @given(convolutions())
 def test_conv_is_the_sum_that_loops_give(case: tuple[dict[str, Any], Array, Array, Array]) -> None:
     attrs, weight, bias, x = case

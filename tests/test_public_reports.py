@@ -1,10 +1,12 @@
 """Public reports of mismatches, reproduced from the figures that they give."""
 
 import numpy as np
+import pytest
 
 import refquant as rq
 
 
+@pytest.mark.guarantee("The figures of tensorflow#102943 are reproduced and explained", kind="checked", clauses="N3")
 def test_tensorflow_102943() -> None:
     """An accumulator of 585 became -120, where fixed point and float64 give -119.
 
@@ -23,6 +25,7 @@ def test_tensorflow_102943() -> None:
     assert rq.requantize(585, float(s_x * s_w / s_y), -126, spec=away, how="float32") == -119
 
 
+@pytest.mark.guarantee("The figures of tensorflow#25087 are reproduced", kind="checked", clauses="N3")
 def test_tensorflow_25087() -> None:
     """7984 x 1583594044 with shift -9: two roundings give 12, one gives 11; the real product is 11.4991."""
     for how, code in (("double-round", 12), ("single-round", 11), ("exact", 11), ("float32", 11)):

@@ -52,11 +52,19 @@ def grid_of_specs() -> Iterator[rq.QuantSpec]:
     yield rq.QuantSpec(1, signed=False)
 
 
+@pytest.mark.guarantee(
+    "Codes of every finite float16 equal the definition on Fractions, for a grid of specs over all quotients",
+    kind="exhaustive",
+    clauses="Q1 Q2 Q3 Q4 Q5 Q6",
+)
 @pytest.mark.parametrize("spec", list(grid_of_specs()), ids=lambda s: f"{s} {s.rounding} {s.quotient} {s.overflow}")
 def test_all_float16_values(spec: rq.QuantSpec) -> None:
     assert_same_as_definition(FINITE_FLOAT16, 0.1, 1, spec)
 
 
+@pytest.mark.guarantee(
+    "The exact quotient of any two float64 is placed exactly among the multiples of 1/2", kind="sampled", clauses="Q2"
+)
 @given(
     x=st.lists(st.one_of(finite, finite32, st.sampled_from([math.inf, -math.inf, 0.0, -0.0])), min_size=1, max_size=8),
     s=st.floats(min_value=5e-324, max_value=1.7e308),
@@ -81,6 +89,7 @@ def neighbours(tie: float, dtype: type[np.floating], ulps: int) -> np.ndarray:
     return np.array([x, -x])
 
 
+@pytest.mark.guarantee("Codes next to ties equal the definition, float32 and float64", kind="sampled", clauses="Q2 Q4")
 @pytest.mark.parametrize("quotient", QUOTIENTS)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(
@@ -104,6 +113,7 @@ def test_real_zero_point_before_rounding(x: float, s: float, z: float, rounding:
     assert_same_as_definition([x, z * s, -z * s, (0.5 - z) * s], s, z, spec)
 
 
+@pytest.mark.guarantee("Stochastic rounding is floor(q + u / 2^width), exactly", kind="sampled", clauses="Q4")
 @pytest.mark.parametrize("quotient", ["exact", "float32", "float16"])
 @given(x=finite16, s=st.floats(2.0**-8, 2.0**8, width=16), u=st.integers(0, 255))
 def test_stochastic_rounding_is_exactly_the_formula(quotient: str, x: float, s: float, u: int) -> None:
@@ -120,6 +130,7 @@ def test_double_division_fails_where_theory_says_and_exact_does_not() -> None:
     assert_same_as_definition(np.array([13433909.0 * 2.0**30]), 8928143.0, 0, replace(spec, rounding="floor"))
 
 
+@pytest.mark.guarantee("Every code of 2 to 8 bits dequantizes as defined", kind="exhaustive", clauses="D1 D2")
 @pytest.mark.parametrize("bits", range(2, 9))
 @pytest.mark.parametrize("signed", [True, False])
 @pytest.mark.parametrize("rule", CHOICES["dequantize"])
@@ -138,6 +149,7 @@ def test_wide_codes_dequantize_with_one_rounding(q: int, s: float, to: str) -> N
     assert float(rq.dequantize([q], s, 1, spec=spec, dtype=to)[0]) == dequantize_exact(q, s, 1, spec, to)
 
 
+@pytest.mark.guarantee("Conversions to float16, bfloat16 and float32 round once", kind="sampled", clauses="Q2 D2")
 @given(x=finite, to=st.sampled_from(list(FORMATS)))
 def test_formats_round_once(x: float, to: str) -> None:
     from fractions import Fraction
@@ -160,6 +172,7 @@ def test_the_seeds_floor_is_not_idempotent() -> None:
     assert rq.quantize(x, alpha, spec=spec).tolist() == [-120]
 
 
+@pytest.mark.guarantee("Channels and groups are quantized as their parts are", kind="sampled", clauses="Q1")
 def test_channels_and_groups_equal_their_parts() -> None:
     rng = np.random.default_rng(5)
     x = rng.normal(size=(3, 5, 4)).astype(np.float32)

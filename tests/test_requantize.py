@@ -40,6 +40,9 @@ def test_the_rounding_shift_rounds_half_away(x: int, e: int) -> None:
     assert int(rounding_shift(x, e)) == round_exact(Fraction(x, 2**e), "half_away")
 
 
+@pytest.mark.guarantee(
+    "Single and double rounding in fixed point equal their definitions on Fractions", kind="sampled", clauses="N3"
+)
 @given(x=st.integers(-(2**24), 2**24), m=multipliers, shift=st.integers(-20, 6))
 def test_single_and_double_rounding_are_their_definitions(x: int, m: int, shift: int) -> None:
     exact = Fraction(x * m) * Fraction(2) ** (shift - 31)
@@ -49,6 +52,7 @@ def test_single_and_double_rounding_are_their_definitions(x: int, m: int, shift:
     assert abs(int(double_round(x, m, shift)) - int(single_round(x, m, shift))) <= 1
 
 
+@pytest.mark.guarantee("A fixed-point multiplier is within 2^-31 of its factor", kind="sampled", clauses="N3")
 @given(st.floats(2.0**-30, 2.0**29))
 def test_multipliers_are_the_nearest(factor: float) -> None:
     m, shift = map(int, quantize_multiplier(factor))
@@ -64,6 +68,7 @@ def test_exact_requantization_is_exact(rounding: str, acc: list[int], factor: fl
     assert codes.tolist() == [requantize_exact(a, factor, z, spec) for a in acc]
 
 
+@pytest.mark.guarantee("Exact requantization is exact on and next to ties", kind="sampled", clauses="N3")
 @pytest.mark.parametrize("rounding", MODES)
 @given(n=st.integers(-100, 100), d=st.integers(1, 2**20), ulps=st.integers(-2, 2))
 def test_exact_requantization_next_to_ties(rounding: str, n: int, d: int, ulps: int) -> None:

@@ -47,6 +47,11 @@ def test_there_are_nine_modes_and_each_has_a_second_definition() -> None:
     assert set(MODES) == set(CLOSED_FORM)
 
 
+@pytest.mark.guarantee(
+    "The nine rounding modes on arrays equal a second closed form of each, in float16, float32 and float64",
+    kind="exhaustive",
+    clauses="Q4",
+)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_all_finite_float16_values(mode: str, dtype: type[np.floating]) -> None:
@@ -66,6 +71,7 @@ def test_every_fast_form_equals_the_table(mode: str) -> None:
     assert np.array_equal(by_table, round_array(ALL_FLOAT16, mode), equal_nan=True)
 
 
+@pytest.mark.guarantee("Rounding agrees with Python's decimal where it has the mode", kind="sampled", clauses="Q4")
 @pytest.mark.parametrize("mode", DECIMAL)
 @given(st.fractions(min_value=-1000, max_value=1000, max_denominator=64))
 def test_decimal_agrees(mode: str, x: Fraction) -> None:
@@ -74,6 +80,9 @@ def test_decimal_agrees(mode: str, x: Fraction) -> None:
     assert round_exact(x, mode) == int(exact.quantize(decimal.Decimal(1), rounding=DECIMAL[mode]))
 
 
+@pytest.mark.guarantee(
+    "The nine rounding modes are right on ties and the floats next to them", kind="sampled", clauses="Q4"
+)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @given(st.integers(-(2**20), 2**20), st.integers(-3, 3))

@@ -26,6 +26,11 @@ DATA = rq.load_data("fashion-mnist")
 LABELS = np.asarray(DATA.test.y)
 
 
+@pytest.mark.guarantee(
+    "Enough terms give the float weights bit for bit and identical logits, on all three networks",
+    kind="checked",
+    clauses="M1 M2",
+)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("bits", [2, 3, 8])
 @pytest.mark.parametrize("profile", ["seed-nearest@1", "seed-floor@1"])
@@ -120,6 +125,7 @@ def study(out: Path, threads: str) -> None:
     assert json.loads(done.stdout) == json.loads((out / "results.json").read_text())
 
 
+@pytest.mark.guarantee("`refquant study` writes the same bytes for any thread setting", kind="checked")
 def test_two_runs_write_the_same_bytes_for_any_thread_setting(tmp_path: Path) -> None:
     for name, threads in (("one", "1"), ("two", "2")):
         study(tmp_path / name, threads)

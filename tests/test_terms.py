@@ -15,6 +15,7 @@ def squared(x: np.ndarray, terms: rq.MultiTerm) -> float:
     return float(np.sum((x - terms.decode(np.float64)) ** 2))
 
 
+@pytest.mark.guarantee("Joint scales and codes are never worse than greedy ones", kind="sampled", clauses="M1")
 @pytest.mark.parametrize(("bits", "terms"), [(2, 2), (2, 3), (3, 2), (3, 3), (4, 2)])
 @given(seed=st.integers(0, 2**32), n=st.integers(1, 64))
 def test_joint_is_never_worse_than_greedy(bits: int, terms: int, seed: int, n: int) -> None:
@@ -25,6 +26,7 @@ def test_joint_is_never_worse_than_greedy(bits: int, terms: int, seed: int, n: i
     assert squared(x, joint) <= squared(x, greedy) + (n + 8) * 2.0**-52 * float(np.sum(x * x))
 
 
+@pytest.mark.guarantee("Joint codes are the nearest of all sums", kind="sampled", clauses="M1")
 @given(seed=st.integers(0, 2**32))
 def test_joint_codes_are_the_nearest_of_all_sums(seed: int) -> None:
     x = np.random.default_rng(seed).normal(size=20)

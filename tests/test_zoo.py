@@ -19,6 +19,9 @@ from refquant.zoo.idx import idx_bytes, parse_idx
 DATA = Path(refquant.zoo.__file__).parent / "data"
 
 
+@pytest.mark.guarantee(
+    "The three networks have their stated accuracy and logits within 8e-6 of the training framework's", kind="checked"
+)
 @pytest.mark.parametrize(("name", "correct"), [("mlp", 8987), ("cnn", 9184), ("resnet", 9216)])
 def test_networks_have_their_accuracy_and_their_reference_logits(name: str, correct: int) -> None:
     graph, test = load_network(name), load_data("fashion-mnist").test

@@ -33,6 +33,7 @@ SCALES = [
 ]
 
 
+@pytest.mark.guarantee("TFLite QUANTIZE next to ties", kind="second opinion", clauses="Q2 Q4")
 def test_quantize(near_ties: Callable[..., Any], agree: Callable[..., None]) -> None:
     for scale, z in ((0.1234567, 3), (0.0371, -128), (1 / 3, 1)):
         x = near_ties(np.float32(scale))
@@ -64,6 +65,9 @@ def layer(op: str, acc: Any, sx: Any, sw: Any, sy: Any, zy: int) -> Any:
     return litert.run(model, [np.full(x_shape, -5, np.int8)])[0].ravel()
 
 
+@pytest.mark.guarantee(
+    "TFLite CONV_2D and FULLY_CONNECTED on accumulators next to ties", kind="second opinion", clauses="N3"
+)
 @pytest.mark.parametrize(("op", "profile"), [("CONV_2D", "tflite-double@1"), ("FULLY_CONNECTED", "tflite-float@1")])
 @pytest.mark.parametrize("scales", SCALES, ids=str)
 def test_requantization(op: str, profile: str, scales: Any, agree: Callable[..., None]) -> None:
@@ -76,6 +80,7 @@ def test_requantization(op: str, profile: str, scales: Any, agree: Callable[...,
     agree(f"tflite/{op} {scales}", ours, layer(op, acc, sx, sw, sy, scales[3]))
 
 
+@pytest.mark.guarantee("TFLite ADD on every pair of int8 codes", kind="second opinion", clauses="N4")
 def test_add_of_every_pair_of_codes(agree: Callable[..., None]) -> None:
     codes = np.arange(-128, 128)
     a, b = (v.ravel() for v in np.meshgrid(codes, codes))
@@ -133,6 +138,7 @@ def network(rng: np.random.Generator) -> tuple[Graph, QuantPlan]:
     return graph, QuantPlan(weights, activations, spec)
 
 
+@pytest.mark.guarantee("An int8 TFLite network, every tensor", kind="second opinion", clauses="N1 N2 N3 N4 N5")
 def test_an_int8_network(agree: Callable[..., None]) -> None:
     rng = np.random.default_rng(11)
     graph, plan = network(rng)

@@ -57,6 +57,11 @@ GRAINS: dict[str, tuple[Any, tuple[int, ...]]] = {
 }
 
 
+@pytest.mark.guarantee(
+    "ONNX Runtime QuantizeLinear on 100,000 inputs next to ties a case: opsets, types, granularities",
+    kind="second opinion",
+    clauses="Q2 Q4 Q5 Q6",
+)
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int16"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("opset", [10, 21, 23])
@@ -99,6 +104,7 @@ def test_quantize_linear(
             agree("onnx-reference/float16 at opset 21", ours, by_reference)
 
 
+@pytest.mark.guarantee("ONNX Runtime DequantizeLinear", kind="second opinion", clauses="D1 D2")
 @pytest.mark.parametrize("kind", ["int8", "uint8", "int16", "uint16"])
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 @pytest.mark.parametrize("grain", GRAINS)
@@ -132,6 +138,9 @@ def test_specials(agree: Callable[..., None]) -> None:
         agree("onnx-reference/beyond int32", ours, reference(made, x)[0])
 
 
+@pytest.mark.guarantee(
+    "ONNX Runtime DynamicQuantizeLinear: scales, zero points, codes", kind="second opinion", clauses="R8"
+)
 def test_dynamic_quantize_linear(agree: Callable[..., None]) -> None:
     rng = np.random.default_rng(4)
     spec = rq.profile("onnx@10", signed=False)
@@ -153,6 +162,7 @@ def test_dynamic_quantize_linear_of_zeros(agree: Callable[..., None]) -> None:
     agree("onnxruntime/zeros", [scale, z], runtime(made, x)[1:])
 
 
+@pytest.mark.guarantee("ONNX Runtime QLinearMatMul", kind="second opinion", clauses="N1 N3")
 @pytest.mark.parametrize("z", [0, 1, -3], ids=lambda z: f"zero point {z}")
 def test_q_linear_mat_mul(z: int, agree: Callable[..., None]) -> None:
     """Scales that are powers of two make every half-integer a true tie; others come next to them."""
@@ -180,6 +190,7 @@ def test_q_linear_mat_mul(z: int, agree: Callable[..., None]) -> None:
             agree("onnx-reference/QLinearMatMul zero point before rounding", ours, reference(made, a)[0])
 
 
+@pytest.mark.guarantee("ONNX Runtime QLinearConv", kind="second opinion", clauses="N1 N2 N3")
 @pytest.mark.parametrize("per_channel", [False, True], ids=["tensor", "channel"])
 def test_q_linear_conv(per_channel: bool, agree: Callable[..., None]) -> None:
     rng = np.random.default_rng(6)
@@ -221,6 +232,7 @@ def test_q_linear_conv(per_channel: bool, agree: Callable[..., None]) -> None:
     agree(f"onnxruntime/QLinearConv {per_channel}", ours, runtime(made, x)[0])
 
 
+@pytest.mark.guarantee("ONNX Runtime MatMulInteger and ConvInteger", kind="second opinion", clauses="N1")
 def test_integer_products(agree: Callable[..., None]) -> None:
     rng = np.random.default_rng(7)
     a, b = rng.integers(0, 256, (300, 64)).astype(np.uint8), rng.integers(0, 256, (64, 350)).astype(np.uint8)

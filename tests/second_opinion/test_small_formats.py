@@ -30,6 +30,7 @@ def test_every_mode_of_qonnx_has_a_profile() -> None:
     assert set(QONNX) == {name for name in rq.profiles() if name.startswith("qonnx")}
 
 
+@pytest.mark.guarantee("QONNX Quant, each rounding mode", kind="second opinion", clauses="Q3 Q4")
 @pytest.mark.parametrize("profile", QONNX)
 @pytest.mark.parametrize("z", [0.0, 1.0, 2.5])
 def test_qonnx(profile: str, z: float, near_ties: Callable[..., Any], agree: Callable[..., None]) -> None:
@@ -46,6 +47,7 @@ def test_qonnx(profile: str, z: float, near_ties: Callable[..., Any], agree: Cal
             agree(f"qonnx/{mode} {z} {bits}", rq.fake_quantize(x, scale, z, spec=spec), theirs)
 
 
+@pytest.mark.guarantee("Brevitas IntQuant", kind="second opinion", clauses="Q3 Q4")
 def test_brevitas(near_ties: Callable[..., Any], agree: Callable[..., None]) -> None:
     quantizer = IntQuant(
         narrow_range=False,
@@ -64,6 +66,7 @@ def test_brevitas(near_ties: Callable[..., Any], agree: Callable[..., None]) -> 
             agree(f"brevitas/{z}", rq.quantize(x, scale, z, spec=rq.profile("brevitas@1")), theirs.numpy())
 
 
+@pytest.mark.guarantee("gfloat's OCP INT8", kind="second opinion", clauses="Q4")
 def test_gfloat_int8(near_ties: Callable[..., Any], agree: Callable[..., None]) -> None:
     """The OCP INT8 element: codes of 8 bits with step 2^-6; ties to even, saturating."""
     x = near_ties(2.0**-6, 100_000, np.float64)
@@ -80,6 +83,7 @@ def test_ml_dtypes_int4(agree: Callable[..., None]) -> None:
     agree("ml_dtypes/int4 truncation", truncated, x.astype(ml_dtypes.int4).astype(int))
 
 
+@pytest.mark.guarantee("ml_dtypes bfloat16 conversions", kind="second opinion", clauses="Q2")
 def test_ml_dtypes_bfloat16(agree: Callable[..., None]) -> None:
     from refquant.arith.formats import from_bfloat16_bits, to_bfloat16, to_bfloat16_bits
 

@@ -13,6 +13,9 @@ import refquant as rq
 SCALES = (0.1234567, 0.0371, 1 / 3, 0.0078125)
 
 
+@pytest.mark.guarantee(
+    "PyTorch quantize_per_tensor on 100,000 inputs next to ties a case", kind="second opinion", clauses="Q2 Q3 Q4"
+)
 @pytest.mark.parametrize("kind", ["qint8", "quint8"])
 @pytest.mark.parametrize("z", [0, 3, 64])
 @pytest.mark.filterwarnings("ignore")  # PyTorch announces that quantized tensors will move
@@ -24,6 +27,7 @@ def test_quantize_per_tensor(kind: str, z: int, near_ties: Callable[..., Any], a
         agree(f"pytorch/quantize_per_tensor {kind} {z} {scale}", rq.quantize(x, scale, z, spec=spec), theirs.numpy())
 
 
+@pytest.mark.guarantee("PyTorch quantize_per_channel", kind="second opinion", clauses="Q2 Q3 Q4")
 @pytest.mark.filterwarnings("ignore")  # PyTorch announces that quantized tensors will move
 def test_quantize_per_channel(near_ties: Callable[..., Any], agree: Callable[..., None]) -> None:
     rng = np.random.default_rng(1)
@@ -34,6 +38,7 @@ def test_quantize_per_channel(near_ties: Callable[..., Any], agree: Callable[...
     agree("pytorch/quantize_per_channel", rq.quantize(x, scale, z, spec=spec), theirs.int_repr().numpy())
 
 
+@pytest.mark.guarantee("PyTorch fake_quantize, per tensor and channel", kind="second opinion", clauses="Q2 Q4 Q5 D2")
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_fake_quantize(bits: int, near_ties: Callable[..., Any], agree: Callable[..., None]) -> None:
     rng = np.random.default_rng(2)
@@ -52,6 +57,7 @@ def test_fake_quantize(bits: int, near_ties: Callable[..., Any], agree: Callable
     agree(f"pytorch/fake per channel {bits}", rq.fake_quantize(x, scales, zeros, spec=spec), theirs.numpy())
 
 
+@pytest.mark.guarantee("PyTorch MinMaxObserver: scales and zero points", kind="second opinion", clauses="R9 R10")
 def test_observers(agree: Callable[..., None]) -> None:
     from torch.ao.quantization.observer import MinMaxObserver
 
