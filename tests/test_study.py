@@ -232,3 +232,12 @@ def test_bad_data_is_refused(arrays: dict[str, np.ndarray], tmp_path: Path, caps
     options = ["--network", "mlp", "--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "out")]
     assert main(["study", *options]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+@pytest.mark.parametrize("profile", ["onnx@21", "brevitas@1", "pytorch-fake@2", "tflite-double@1"])
+def test_vendors_profiles_are_plans_too(profile: str) -> None:
+    graph, images = rq.load_network("mlp"), rq.load_data("fashion-mnist")
+    plan = rq.quantize_network(graph, images.calibration.x[:8], method="absmax", bits=(8, 8), profile=profile)
+    assert {q.spec for q in plan.activations.values()} == {rq.profile(profile, signed=False)}
+    assert plan.weights["gemm1"].specs[0].rounding == rq.profile(profile).rounding
+    assert rq.forward(graph, images.test.x[:4], plan, mode="fake").shape == (4, 10)

@@ -22,7 +22,19 @@ from ..quant.spec import QuantSpec
 from ..solve.terms import encode_terms
 from .observe import RANGES
 
-__all__ = ["integer_plan"]
+__all__ = ["integer_plan", "weight_spec"]
+
+
+def weight_spec(profile: str, bits: int, granularity: Granularity) -> QuantSpec:
+    """The grid and rounding of a profile for weights, which are encoded offline: the quotient is exact, no zero point.
+
+    >>> from ..quant.granularity import PerTensor
+    >>> weight_spec("onnx@21", 4, PerTensor()).quotient
+    'exact'
+    """
+    spec = profile_of(profile, bits=bits, signed=True)
+    return replace(spec, granularity=granularity, quotient="exact", zero_point_order="after")
+
 
 SELECTING = ("MaxPool", "Flatten")
 """Ops whose output holds values of their input: it keeps the input's quantizer, so that codes pass through."""
@@ -64,7 +76,7 @@ def integer_plan(
     if observer not in RANGES:
         raise ArgumentError(complaint(f"observer={observer!r}", f"one of {', '.join(RANGES)}", "integer_plan"))
     folded = fold_batch_norm(graph)
-    grid = replace(profile_of(profile, bits=bits[0], signed=True), granularity=granularity)
+    grid = weight_spec(profile, bits[0], granularity)
     with one_blas_thread():
         _, trace = forward(folded, calibration, trace=True)
         weights = {

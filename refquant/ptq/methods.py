@@ -1,7 +1,7 @@
 """Post-training quantization of a whole network: a table of methods behind one door."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from ..quant.granularity import Granularity, PerChannel
 from ..quant.integer_spec import IntegerSpec
 from ..quant.profiles import profile as profile_of
 from ..quant.spec import QuantSpec
-from .integer import integer_plan
+from .integer import integer_plan, weight_spec
 from .multiterms import Axis, Progress, build_axis
 from .observe import activation_quantizers
 
@@ -59,7 +59,7 @@ def calibrate(
     Raises ArgumentError for an unknown method or observer and for no calibration images.
     """
     images = _checked(calibration, method, bits)
-    spec = replace(profile_of(profile, bits=bits[0], signed=True), granularity=granularity)
+    spec = weight_spec(profile, bits[0], granularity)
     folded = fold_batch_norm(graph)
     with one_blas_thread():
         _, trace = forward(folded, images, trace=True)
@@ -104,8 +104,10 @@ def quantize_network(
     """A plan for the network: weights as sums of low-bit terms, activations with zero points.
 
     calibration: images in the units of the graph's input entry; labels are not used.  bits: of weights and
-    activations (None leaves activations float).  budget: bit operations relative to one term throughout, at
-    least 1; None means one term a weight.  seed: for methods that draw random numbers; those here draw none.
+    activations (None leaves activations float).  profile: the semantics of activations; weights, which are
+    encoded offline, take its grid and rounding with an exact quotient.  budget: bit operations relative to one
+    term throughout, at least 1; None means one term a weight.  seed: for methods that draw random numbers; those
+    here draw none.
     integer: the plan is for an integer-only network of these semantics (`forward(mode="integer")`): every
     tensor is quantized, one term a weight.
 
@@ -127,7 +129,7 @@ def quantize_network(
         return integer_plan(
             graph,
             images,
-            encoding=_encoding(method, profile_of(profile, bits=bits[0])),
+            encoding=_encoding(method, weight_spec(profile, bits[0], granularity)),
             bits=(bits[0], bits[1]),
             granularity=granularity,
             profile=profile,
