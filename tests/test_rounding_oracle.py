@@ -39,7 +39,7 @@ def test_inputs_that_depend_on_each_other_or_are_few() -> None:
     for X in (np.ones((5, 4)), np.array([[1.0, 2.0, 0.0, 1.0]]), np.zeros((0, 4)), np.zeros((3, 4))):
         errors = np.sum((X @ (w - 0.5 * grid).T) ** 2, axis=0)
         found = best_rounding(w, 0.5, spec=spec, inputs=X)
-        assert float(found.objective) <= errors.min() + 1e-25
+        assert float(found.objective) <= errors.min() * (1 + 1e-12)  # sums in another order
 
 
 def test_heuristics_are_never_better_and_mostly_worse() -> None:
@@ -50,7 +50,7 @@ def test_heuristics_are_never_better_and_mostly_worse() -> None:
         w, scale, X = problem(seed, 16, 64)
         w = w * 1.5
         best = best_rounding(w, scale, spec=spec, inputs=X)
-        R = np.linalg.qr(X, mode="r")
+        R = np.asarray(np.linalg.qr(X, mode="r"))
         for name, rule in ROUNDINGS.items():
             error = rounding_error(rule(R, w / scale, spec), w, scale, X)
             assert error >= float(best.lower_bound)
@@ -63,7 +63,7 @@ def test_heuristics_are_never_better_and_mostly_worse() -> None:
 def test_sequential_leaves_the_free_weights_at_their_exact_minimum() -> None:
     """After fixing the codes from i on, the centre of i - 1 is that of the least-squares fit of all free weights."""
     w, scale, X = problem(3, 6)
-    R, u = np.linalg.qr(X, mode="r"), w / scale
+    R, u = np.asarray(np.linalg.qr(X, mode="r")), w / scale
     q = ROUNDINGS["sequential"](R, u, rq.QuantSpec(8))
     for i in range(5, 0, -1):
         fixed = X[:, i:] @ (u[i:] - q[i:])

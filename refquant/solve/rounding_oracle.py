@@ -44,7 +44,7 @@ def rounding_error(codes: ArrayLike, w: ArrayLike, scale: float, inputs: ArrayLi
 
 
 def _rounded(u: Array, spec: QuantSpec) -> Codes:
-    return np.clip(round_array(u, spec.rounding), spec.qmin, spec.qmax).astype(np.int64)
+    return np.asarray(np.clip(round_array(u, spec.rounding), spec.qmin, spec.qmax), np.int64)
 
 
 def _nearest(R: Array, u: Array, spec: QuantSpec) -> Codes:
@@ -152,7 +152,7 @@ def best_rounding(w: ArrayLike, scale: float, *, spec: QuantSpec, inputs: ArrayL
         raise ArgumentError(complaint(got, "deterministic, saturate", "best_rounding"))
     u = W / scale
     rows = np.concatenate([X, np.zeros((max(0, W.size - len(X)), W.size))])
-    R = np.linalg.qr(rows, mode="r")
+    R: Array = np.asarray(np.linalg.qr(rows, mode="r"))
     starts = [ROUNDINGS[name](R, u, spec) for name in ROUNDINGS]
     errors = [rounding_error(q, W, scale, X) for q in starts]
     first = starts[int(np.argmin(errors))]
@@ -161,6 +161,6 @@ def best_rounding(w: ArrayLike, scale: float, *, spec: QuantSpec, inputs: ArrayL
     slack = gamma(64 * W.size**2) * energy
     q, _, visited = _search(R, u, spec, first.astype(np.float64), min(errors) / scale**2 + slack)
     candidates = [first, q.astype(np.int64)]
-    objective, value = min(((rounding_error(c, W, scale, X), tuple(c.tolist())) for c in candidates))
+    objective, value = min((rounding_error(c, W, scale, X), tuple(c.tolist())) for c in candidates)
     bound = max(0.0, objective - 2 * slack * scale**2)
     return Solution(np.array(value, np.int64), np.array(objective), np.array(bound), True, visited)

@@ -1,45 +1,27 @@
-"""The command line.  Exit status: 0 right, 1 the thing checked is wrong, 2 bad input."""
+"""`refquant study`: the main job, from a network to scales, terms, plan and report."""
 
 import argparse
 import json
-import os
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Sequence
-from importlib.metadata import version
-from importlib.resources import files
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from tqdm import tqdm
 
-from .errors import ArgumentError, FileError, RefquantError, complaint
-from .net.files import read_arrays
-from .net.graph import Graph
-from .net.plan_json import plan_to_json
-from .ptq.methods import METHODS
-from .ptq.observe import RANGES
-from .ptq.study import Images, run_study
-from .quant.granularity import Granularity, PerChannel, PerGroup, PerTensor
-from .quant.profiles import profiles
-from .zoo import NETWORKS, load_data, load_network
+from ..errors import ArgumentError, FileError, complaint
+from ..net.files import read_arrays
+from ..net.graph import Graph
+from ..net.plan_json import plan_to_json
+from ..ptq.methods import METHODS
+from ..ptq.observe import RANGES
+from ..ptq.study import Images, run_study
+from ..quant.profiles import profiles
+from ..zoo import NETWORKS, load_data, load_network
+from .common import granularity, ready, write
 
-__all__ = ["main"]
-
-
-# ---- arguments ------------------------------------------------------------------------------------------------
-
-
-def granularity(text: str) -> Granularity:
-    """`channel`, `tensor` or `group:N` as the granularity of weights."""
-    if text in ("channel", "tensor"):
-        return PerChannel(0) if text == "channel" else PerTensor()
-    group = re.fullmatch(r"group:([1-9]\d{0,8})", text)
-    if not group:
-        raise ArgumentError(complaint(f"--granularity {text!r}", "channel, tensor or group:N", "study"))
-    return PerGroup(1, int(group[1]))
+__all__ = ["add_study"]
 
 
 def activation_bits(text: str) -> int | None:
@@ -78,32 +60,6 @@ def _images(graph: Graph, data: str | None, count: int) -> Images:
     return Images(arrays["calibration_x"], arrays["test_x"][:count], None if own is None else own[:count])
 
 
-# ---- files ----------------------------------------------------------------------------------------------------
-
-
-def _ready(folder: Path) -> None:
-    """Make the folder, and make sure now that files can be written into it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        got = f"{error.strerror or error}"
-        raise FileError(complaint(got, "a folder that can be written", str(folder), "choose another --out")) from None
-
-
-def _write(path: Path, text: str) -> None:
-    """Write beside, then rename: the file is whole or not there."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_text(text, encoding="utf-8")
-        beside.replace(path)
-    except OSError as error:
-        raise FileError(complaint(f"{error.strerror or error}", "a file that can be written", str(path))) from None
-    finally:
-        beside.unlink(missing_ok=True)
-
-
 # ---- study ----------------------------------------------------------------------------------------------------
 
 
@@ -123,12 +79,12 @@ def _bars(quiet: bool) -> tuple[Callable[[str, int, int], None], Callable[[], No
 
 
 def _study(args: argparse.Namespace) -> int:
-    from .report.page import page, table
+    from ..report.page import page, table
 
     graph = load_network(args.network)
     images = _images(graph, args.data, args.images)
     weights, out = granularity(args.granularity), Path(args.out)
-    _ready(out)
+    ready(out)
     progress, close = _bars(args.json)
     try:
         study = run_study(
@@ -145,9 +101,9 @@ def _study(args: argparse.Namespace) -> int:
     finally:
         close()
     results = json.dumps(study.results, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    _write(out / "plan.json", plan_to_json(study.plan) + "\n")
-    _write(out / "results.json", results)
-    _write(out / "report.html", page(study))
+    write(out / "plan.json", plan_to_json(study.plan) + "\n")
+    write(out / "results.json", results)
+    write(out / "report.html", page(study))
     if args.json:
         sys.stdout.write(results)
     else:
@@ -156,38 +112,8 @@ def _study(args: argparse.Namespace) -> int:
     return 0
 
 
-# ---- guarantees -----------------------------------------------------------------------------------------------
-
-
-class _Guarantees(argparse.Action):
-    """Print the ledger and leave, as --version does."""
-
-    def __call__(self, parser: argparse.ArgumentParser, *args: Any, **keywords: Any) -> None:
-        text = (files("refquant") / "ledger.json").read_text(encoding="utf-8")
-        if args[1] == "json":
-            sys.stdout.write(text)
-            parser.exit()
-        rows = json.loads(text)
-        for kind in dict.fromkeys(row["kind"] for row in rows):
-            print(f"{kind}\n")
-            for row in (row for row in rows if row["kind"] == kind):
-                clauses = f" [{row['clauses']}]" if row["clauses"] else ""
-                print(f"  {row['statement']}{clauses}\n      {row['where']}")
-            print()
-        parser.exit()
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="refquant", description="The ground truth for neural-network quantization.")
-    parser.add_argument("--version", action="version", version=f"refquant {version('refquant')}")
-    parser.add_argument(
-        "--guarantees",
-        action=_Guarantees,
-        nargs="?",
-        choices=["table", "json"],
-        help="print what is proved, exhaustive, sampled, checked, and seconded by third parties; then leave",
-    )
-    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+def add_study(commands: Any) -> None:
+    """Add the command to the parser's commands."""
     study = commands.add_parser(
         "study",
         help="the main job: network -> scales, terms, plan -> report",
@@ -207,21 +133,3 @@ def _parser() -> argparse.ArgumentParser:
     study.add_argument("--out", default="refquant-study", help="folder for plan.json, results.json and report.html")
     study.add_argument("--json", action="store_true", help="print results.json instead of the table")
     study.set_defaults(run=_study)
-    return parser
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit status."""
-    args = _parser().parse_args(argv)
-    try:
-        with np.errstate(all="ignore"):
-            return int(args.run(args))
-    except RefquantError as error:
-        print(f"refquant: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("refquant: interrupted", file=sys.stderr)
-        return 130
-    except MemoryError:
-        print("refquant: error: out of memory: take fewer --images", file=sys.stderr)
-        return 2
