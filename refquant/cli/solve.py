@@ -87,7 +87,7 @@ def _answer(solution: Solution) -> dict[str, Any]:
 def _scale(args: argparse.Namespace) -> dict[str, Any]:
     x = read_array(args.file)
     weights = None if args.weights is None else read_array(args.weights)
-    return _answer(solve_scale(x, spec=_spec(args), objective=args.objective, weights=weights, tol=args.tol))
+    return _answer(solve_scale(x, spec=_spec(args), objective=args.objective, weights=weights, tol=args.tol, p=args.p))
 
 
 def _terms(args: argparse.Namespace) -> dict[str, Any]:
@@ -146,6 +146,7 @@ def add_solve(commands: Any) -> None:
     scale.add_argument("--objective", default="mse", choices=OBJECTIVES, help="what is least")
     scale.add_argument("--weights", metavar="FILE", help="a weight for each element, as FILE")
     scale.add_argument("--tol", type=float, default=0.0, help="relative gap at which long rows may stop")
+    scale.add_argument("--p", type=float, default=2.0, help="exponent of --objective power, 1 to 4")
     terms = kind("terms", "a tensor as a sum of low-bit terms", _terms)
     grid(terms)
     terms.add_argument("--terms", type=int, default=2, help="how many")

@@ -14,6 +14,7 @@ from ..errors import ArgumentError, NotANumberError, complaint
 from ..quant.granularity import PerChannel
 from ..quant.quantizer import quantize, reals
 from ..quant.spec import QuantSpec
+from .branch import solve_maximum, solve_power
 from .solution import Solution
 from .sweep import OFFSETS, Array, Grid, Swept, sweep_large, sweep_rows
 
@@ -74,8 +75,12 @@ def _mse(X: Array, M: Array, spec: QuantSpec, tol: float) -> Solution:
         return Solution(scale, np.ldexp(objective, back), np.ldexp(bound, back), certified, evaluations)
 
 
-OBJECTIVES: dict[str, Callable[[Array, Array, QuantSpec, float], Solution]] = {"mse": _mse}
-"""name -> solver of rows: (X, weights, spec, tol), X and weights of shape (rows, n)."""
+OBJECTIVES: dict[str, Callable[[Array, Array, QuantSpec, float, float], Solution]] = {
+    "mse": lambda X, M, spec, tol, p: _mse(X, M, spec, tol),
+    "power": solve_power,
+    "max": lambda X, M, spec, tol, p: solve_maximum(X, M, spec, tol),
+}
+"""name -> solver of rows: (X, weights, spec, tol, p), X and weights of shape (rows, n)."""
 
 
 def solve_scale(
@@ -86,12 +91,15 @@ def solve_scale(
     weights: ArrayLike | None = None,
     method: str = "exact",
     tol: float = 0.0,
+    p: float = 2.0,
 ) -> Solution:
     """The scale that minimises the quantization error of x, with a proved lower bound on that error.
 
     x: finite reals of any shape.  weights: of x's shape, finite and >= 0 (default 1).  value, objective
     and lower_bound have the granularity's parameter shape; value in reals per step.
-    objective "mse": sum of weights * (x - scale * code)^2, zero point 0, exact quotient, saturating.
+    objective "mse": sum of weights * (x - scale * code)^2, zero point 0, exact quotient, saturating; "power":
+    sum of weights * |x - scale * code|^p, p from 1 to 4, to a relative gap of max(tol, 1e-5); "max": the largest
+    |x - scale * code| of an element of positive weight, to max(tol, 1e-12).
     method "exact": the global optimum among all scales.  tol > 0 lets long rows stop once no scale can be
     better by more than that fraction.  The objective is measured by quantizing with the scale returned;
     `certified` says that the gap to the bound is no more than tol plus the rounding of the sums.
@@ -99,7 +107,8 @@ def solve_scale(
 
     Raises ArgumentError for unknown names, weights or shapes that do not fit, stochastic rounding, more than
     16 bits, and specs whose quotient is not exact or whose overflow does not saturate; NotANumberError for
-    values that are not finite.  Source: proofs/04_scale.py.
+    values that are not finite.  Source: proofs/04_scale.py for "mse",
+    `refquant/solve/branch.py` for the others.
 
     >>> solution = solve_scale([0.9, -1.1, 2.0], spec=QuantSpec(2, narrow=True))  # ternary
     >>> float(solution.value), solution.certified  # the mean of the magnitudes kept
@@ -130,6 +139,6 @@ def solve_scale(
     R, W = (spec.granularity.rows(v).astype(np.float64) for v in (X, M))
     if not R.size:
         return Solution(np.ones(shape), np.zeros(shape), np.zeros(shape), True, 0)
-    solved = OBJECTIVES[objective](R, W, spec, tol)
+    solved = OBJECTIVES[objective](R, W, spec, tol, p)
     value, cost, bound = (v.reshape(shape) for v in (solved.value, solved.objective, solved.lower_bound))
     return replace(solved, value=value, objective=cost, lower_bound=bound)

@@ -1,0 +1,141 @@
+"""The scale of least |error|^p or of least largest error, by branch and bound over the scale.
+
+Letters: a = |x|, K the last code of x's side, e the error of x at a scale, [l, h] an interval of scales.
+
+For rounding to nearest, the least error that x can have for any alpha in [l, h] is its distance from the union of
+the grids alpha k: 0 if some k <= K has a / h <= k <= a / l; a - K h if a > K h; else, with k = floor(a / h) <
+a / l < k + 1, the smaller of a - k h and (k + 1) l - a.  Floor leaves a - k h of a positive x and (k + 1) l - a of a
+negative one.  Sums of p-th powers, or the largest, of these bound the objective on [l, h] from below.  Intervals whose
+bound is not below the best objective seen, less the tolerance, are dropped; the others are halved.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..arith.exact import gamma
+from ..errors import ArgumentError, complaint
+from ..quant.quantizer import quantize
+from ..quant.spec import QuantSpec
+from .solution import Solution
+
+__all__ = ["solve_maximum", "solve_power"]
+
+Array = NDArray[np.float64]
+
+LIMIT = 2**16
+"""Intervals that one row may look at; beyond it the bound so far is returned, uncertified."""
+
+ELEMENTS = 2**20
+"""Errors computed at once."""
+
+
+class _Row(NamedTuple):
+    """One row: magnitudes, weights, last codes, and whether x rounds up in magnitude or down (None: to nearest)."""
+
+    a: Array
+    m: Array
+    K: Array
+    away: NDArray[np.bool_] | None
+
+
+def _row(x: Array, m: Array, spec: QuantSpec) -> _Row:
+    away = None
+    if not spec.rounding.startswith("half_"):
+        toward = {"floor": x < 0, "ceil": x > 0, "toward_zero": x != x, "away_from_zero": x == x}
+        away = toward[spec.rounding]
+    return _Row(np.abs(x), m, np.where(x > 0, spec.qmax, -spec.qmin).astype(np.float64), away)
+
+
+def _errors(row: _Row, alpha: Array) -> Array:
+    """|error| of each element at each scale, (scales, n), with the float64 quotient."""
+    v = row.a / alpha[:, None]
+    k = np.rint(v) if row.away is None else np.where(row.away, np.ceil(v), np.floor(v))
+    return np.asarray(np.abs(row.a - alpha[:, None] * np.minimum(k, row.K)))
+
+
+def _least_errors(row: _Row, low: Array, high: Array) -> Array:
+    """The least |error| of each element over each interval of scales, (intervals, n)."""
+    l, h = low[:, None], high[:, None]
+    with np.errstate(divide="ignore"):
+        most = np.minimum(np.floor(row.a / l * (1 + 2.0**-50)), row.K)  # the greatest code that can hit x exactly
+    k = np.floor(row.a / h)
+    hit = most * h >= row.a
+    down, up = row.a - k * h, (k + 1) * l - row.a
+    inside = np.minimum(down, up) if row.away is None else np.where(row.away, up, down)
+    least = np.where(k >= row.K, row.a - row.K * h, inside)
+    return np.asarray(np.where(hit, 0.0, np.maximum(least, 0.0)))
+
+
+def _measure(errors: Array, m: Array, p: float) -> Array:
+    """sum m e^p, or the largest e where m > 0 for p infinite; over the last axis."""
+    if np.isinf(p):
+        return np.asarray(np.where(m > 0, errors, 0.0).max(axis=-1, initial=0.0))
+    return np.asarray(np.sum(m * errors**p, axis=-1))
+
+
+def _blocks(count: int, n: int) -> list[slice]:
+    step = max(1, ELEMENTS // max(1, n))
+    return [slice(i, i + step) for i in range(0, count, step)]
+
+
+def _solve_row(row: _Row, p: float, tol: float) -> tuple[float, float, int]:
+    """(best scale, lower bound, scales looked at) of a row with some a > 0."""
+    top = float(row.a.max())
+    edges = np.concatenate([[0.0], np.geomspace(top / (8 * max(1.0, row.K.max())), 2.001 * top, 64)])
+    low, high = edges[:-1], edges[1:]
+    best, scale, bound, looked = np.inf, top, np.inf, 0
+    while low.size:
+        tried = np.concatenate([(low + high) / 2, high])
+        values = np.concatenate([_measure(_errors(row, tried[b]), row.m, p) for b in _blocks(tried.size, row.a.size)])
+        if values.min() < best:
+            best, scale = float(values.min()), float(tried[values.argmin()])
+        parts = _blocks(low.size, row.a.size)
+        least = np.concatenate([_measure(_least_errors(row, low[b], high[b]), row.m, p) for b in parts])
+        looked += tried.size
+        done = (least >= best * (1 - tol)) | (high - low <= 2.0**-50 * high)
+        bound = min(bound, float(least[done].min(initial=np.inf)))
+        low, high, least = low[~done], high[~done], least[~done]
+        if looked > LIMIT:
+            return scale, min(bound, float(least.min(initial=np.inf))), looked
+        middle = (low + high) / 2
+        low, high = np.concatenate([low, middle]), np.concatenate([middle, high])
+    return scale, bound, looked
+
+
+def _solve(X: Array, M: Array, spec: QuantSpec, p: float, tol: float) -> Solution:
+    rows, n = X.shape
+    value, objective, bound = np.ones(rows), np.zeros(rows), np.zeros(rows)
+    looked, certified = 0, True
+    for i in range(rows):
+        row = _row(X[i], M[i], spec)
+        useful = (row.a > 0) & (M[i] > 0)
+        if not useful.any():
+            continue
+        value[i], least, count = _solve_row(row, p, tol)
+        errors = np.abs(X[i] - value[i] * quantize(X[i], value[i], spec=spec))
+        objective[i] = float(_measure(errors, M[i], p))
+        rounding = gamma(n + 16) * (p if np.isfinite(p) else 1.0) * objective[i] + 2.0**-50 * least
+        bound[i] = min(max(least - rounding, 0.0), objective[i])
+        looked += count
+        root = 1 / p if np.isfinite(p) else 1.0
+        smallest = float(_measure(2.0**-50 * row.a, M[i], p)) ** root  # errors that are the rounding of x itself
+        close = bool(objective[i] - bound[i] <= tol * objective[i] + 4 * rounding)
+        certified &= close or bool(objective[i] ** root - bound[i] ** root <= smallest)
+    return Solution(value, objective, bound, certified, looked)
+
+
+def solve_power(X: Array, M: Array, spec: QuantSpec, tol: float, p: float) -> Solution:
+    """The scales of least sum m |x - alpha c|^p of rows, to a relative gap of max(tol, 1e-5) or the rounding of x.
+
+    Raises ArgumentError for p outside [1, 4].
+    """
+    if not 1 <= p <= 4:
+        raise ArgumentError(complaint(f"p={p}", "from 1 to 4", "solve_scale(objective='power')"))
+    return _solve(X, M, spec, float(p), max(tol, 1e-5))
+
+
+def solve_maximum(X: Array, M: Array, spec: QuantSpec, tol: float) -> Solution:
+    """The scales of least max |x - alpha c| of rows (over elements of positive weight), to max(tol, 1e-12) likewise."""
+    return _solve(X, M, spec, np.inf, max(tol, 1e-12))
