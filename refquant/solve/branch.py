@@ -5,8 +5,11 @@ Letters: a = |x|, K the last code of x's side, e the error of x at a scale, [l, 
 For rounding to nearest, the least error that x can have for any alpha in [l, h] is its distance from the union of
 the grids alpha k: 0 if some k <= K has a / h <= k <= a / l; a - K h if a > K h; else, with k = floor(a / h) <
 a / l < k + 1, the smaller of a - k h and (k + 1) l - a.  Floor leaves a - k h of a positive x and (k + 1) l - a of a
-negative one.  Sums of p-th powers, or the largest, of these bound the objective on [l, h] from below.  Intervals whose
-bound is not below the best objective seen, less the tolerance, are dropped; the others are halved.
+negative one.  Sums of p-th powers, or the largest, of these bound the objective on [l, h] from below.
+
+Elements whose code is the same at l and h have it between, and the sum of their m |a - alpha k|^p is convex: there
+the crossing of the tangents at both ends bounds it better, to second order in h - l.  Intervals whose bound is not
+below the best objective seen, less the tolerance, are dropped; the others are halved.
 """
 
 from typing import NamedTuple
@@ -48,11 +51,17 @@ def _row(x: Array, m: Array, spec: QuantSpec) -> _Row:
     return _Row(np.abs(x), m, np.where(x > 0, spec.qmax, -spec.qmin).astype(np.float64), away)
 
 
-def _errors(row: _Row, alpha: Array) -> Array:
-    """|error| of each element at each scale, (scales, n), with the float64 quotient."""
-    v = row.a / alpha[:, None]
+def _codes(row: _Row, alpha: Array) -> Array:
+    """|code| of each element at each scale, (scales, n), with the float64 quotient."""
+    with np.errstate(divide="ignore"):
+        v = row.a / alpha[:, None]
     k = np.rint(v) if row.away is None else np.where(row.away, np.ceil(v), np.floor(v))
-    return np.asarray(np.abs(row.a - alpha[:, None] * np.minimum(k, row.K)))
+    return np.asarray(np.minimum(k, row.K))
+
+
+def _errors(row: _Row, alpha: Array) -> Array:
+    """|error| of each element at each scale, (scales, n)."""
+    return np.asarray(np.abs(row.a - alpha[:, None] * _codes(row, alpha)))
 
 
 def _least_errors(row: _Row, low: Array, high: Array) -> Array:
@@ -75,6 +84,30 @@ def _measure(errors: Array, m: Array, p: float) -> Array:
     return np.asarray(np.sum(m * errors**p, axis=-1))
 
 
+def _tangents(row: _Row, low: Array, high: Array, k: Array, m: Array, p: float) -> Array:
+    """The least that the convex sum m |a - alpha k|^p can be on each interval, by its tangents at both ends."""
+
+    def end(alpha: Array) -> tuple[Array, Array]:
+        e = alpha[:, None] * k - row.a
+        return np.sum(m * np.abs(e) ** p, axis=1), np.sum(m * p * np.abs(e) ** (p - 1) * np.sign(e) * k, axis=1)
+
+    (F, f), (G, g) = end(low), end(high)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        cross = F + f * (G - F - g * (high - low)) / (f - g)
+    return np.maximum(np.where(f >= 0, F, np.where(g <= 0, G, cross)), 0.0)
+
+
+def _bounds(row: _Row, low: Array, high: Array, p: float) -> Array:
+    """What no scale of each interval is below."""
+    least = _least_errors(row, low, high)
+    if np.isinf(p):
+        return _measure(least, row.m, p)
+    k = _codes(row, high)
+    same = k == _codes(row, low)
+    convex = _tangents(row, low, high, np.where(same, k, 0.0), np.where(same, row.m, 0.0), p)
+    return np.maximum(_measure(least, row.m, p), convex + _measure(np.where(same, 0.0, least), row.m, p))
+
+
 def _blocks(count: int, n: int) -> list[slice]:
     step = max(1, ELEMENTS // max(1, n))
     return [slice(i, i + step) for i in range(0, count, step)]
@@ -92,7 +125,7 @@ def _solve_row(row: _Row, p: float, tol: float) -> tuple[float, float, int]:
         if values.min() < best:
             best, scale = float(values.min()), float(tried[values.argmin()])
         parts = _blocks(low.size, row.a.size)
-        least = np.concatenate([_measure(_least_errors(row, low[b], high[b]), row.m, p) for b in parts])
+        least = np.concatenate([_bounds(row, low[b], high[b], p) for b in parts])
         looked += tried.size
         done = (least >= best * (1 - tol)) | (high - low <= 2.0**-50 * high)
         bound = min(bound, float(least[done].min(initial=np.inf)))
@@ -127,13 +160,13 @@ def _solve(X: Array, M: Array, spec: QuantSpec, p: float, tol: float) -> Solutio
 
 
 def solve_power(X: Array, M: Array, spec: QuantSpec, tol: float, p: float) -> Solution:
-    """The scales of least sum m |x - alpha c|^p of rows, to a relative gap of max(tol, 1e-5) or the rounding of x.
+    """The scales of least sum m |x - alpha c|^p of rows, to a relative gap of max(tol, 1e-6) or the rounding of x.
 
     Raises ArgumentError for p outside [1, 4].
     """
     if not 1 <= p <= 4:
         raise ArgumentError(complaint(f"p={p}", "from 1 to 4", "solve_scale(objective='power')"))
-    return _solve(X, M, spec, float(p), max(tol, 1e-5))
+    return _solve(X, M, spec, float(p), max(tol, 1e-6))
 
 
 def solve_maximum(X: Array, M: Array, spec: QuantSpec, tol: float) -> Solution:

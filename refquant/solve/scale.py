@@ -98,7 +98,7 @@ def solve_scale(
     x: finite reals of any shape.  weights: of x's shape, finite and >= 0 (default 1).  value, objective
     and lower_bound have the granularity's parameter shape; value in reals per step.
     objective "mse": sum of weights * (x - scale * code)^2, zero point 0, exact quotient, saturating; "power":
-    sum of weights * |x - scale * code|^p, p from 1 to 4, to a relative gap of max(tol, 1e-5); "max": the largest
+    sum of weights * |x - scale * code|^p, p from 1 to 4, to a relative gap of max(tol, 1e-6); "max": the largest
     |x - scale * code| of an element of positive weight, to max(tol, 1e-12).
     method "exact": the global optimum among all scales.  tol > 0 lets long rows stop once no scale can be
     better by more than that fraction.  The objective is measured by quantizing with the scale returned;
