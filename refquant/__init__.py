@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _HOME = {
     "RefquantError": "errors",
     "ArgumentError": "errors",
+    "CertificateError": "errors",
     "CodeOverflowError": "errors",
     "FileError": "errors",
     "NotANumberError": "errors",
@@ -48,6 +49,7 @@ _HOME = {
 
 __all__ = [
     "ArgumentError",
+    "CertificateError",
     "CodeOverflowError",
     "FileError",
     "Graph",
@@ -81,7 +83,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from .errors import ArgumentError, CodeOverflowError, FileError, NotANumberError, RefquantError
+    from .errors import ArgumentError, CertificateError, CodeOverflowError, FileError, NotANumberError, RefquantError
     from .net.forward import forward
     from .net.graph import Graph
     from .net.plan import QuantPlan

@@ -5,6 +5,7 @@ Every message says, in this order: what was got, what it should be, where, and w
 
 __all__ = [
     "ArgumentError",
+    "CertificateError",
     "CodeOverflowError",
     "FileError",
     "NotANumberError",
@@ -27,6 +28,10 @@ class NotANumberError(RefquantError, ValueError):
 
 class CodeOverflowError(RefquantError, OverflowError):
     """A code fell outside [qmin, qmax] under `overflow="raise"` (clause Q6)."""
+
+
+class CertificateError(RefquantError):
+    """A solution is not what it says: its objective or its bound does not hold."""
 
 
 class FileError(RefquantError, ValueError):

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
+
+from ..quant.spec import QuantSpec
+from .check import check_scale
 
 __all__ = ["Solution"]
 
@@ -33,3 +36,25 @@ class Solution:
     def gap(self) -> NDArray[np.float64]:
         """objective - lower_bound: at most this much could be gained by any other answer."""
         return np.asarray(self.objective - self.lower_bound)
+
+    def check(
+        self,
+        x: ArrayLike,
+        *,
+        spec: QuantSpec,
+        objective: str = "mse",
+        weights: ArrayLike | None = None,
+        p: float = 2.0,
+        slack: float = 1e-3,
+    ) -> None:
+        """Nothing, if this is what `solve_scale` with these arguments may return; by code that did not make it.
+
+        Raises CertificateError where the objective is not that of the scale, or a scale below the lower bound (less
+        the fraction `slack`) cannot be ruled out (see `refquant.solve.check.check_scale`).
+
+        >>> from refquant import solve_scale
+        >>> x, spec = [0.9, -1.1, 2.0], QuantSpec(3)
+        >>> solve_scale(x, spec=spec).check(x, spec=spec)
+        """
+        p = {"mse": 2.0, "max": np.inf}.get(objective, p)
+        check_scale(self.value, self.objective, self.lower_bound, x, spec=spec, weights=weights, p=p, slack=slack)
