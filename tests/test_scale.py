@@ -15,7 +15,7 @@ import refquant as rq
 from refquant.arith.rounding import round_exact
 from refquant.errors import ArgumentError, NotANumberError
 from refquant.solve import scale as scale_module
-from refquant.solve import sweep
+from refquant.solve import search, sweep
 
 DIRECTED = ["floor", "ceil", "toward_zero", "away_from_zero"]
 
@@ -72,8 +72,53 @@ def test_equals_rational_arithmetic(spec: rq.QuantSpec, pairs: list[tuple[int, i
 @given(problem)
 def test_the_route_for_long_rows_equals_it_too(spec: rq.QuantSpec, pairs: list[tuple[int, int]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scale_module, "ROWS_AT_ONCE", 0)
+        patch.setattr(scale_module, "SHORT", 0)
         assert_exactly_optimal([v for v, _ in pairs], [w for _, w in pairs], spec)
+
+
+@pytest.mark.guarantee("Discarding intervals by convexity finds what listing every breakpoint finds", kind="sampled")
+@pytest.mark.parametrize("rounding", list(sweep.OFFSETS))
+def test_both_routes_agree(rounding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(8)
+    for n, bits in ((1, 2), (3, 4), (10, 2), (100, 4), (2000, 3), (300, 8)):
+        x, m = rng.standard_t(3, (4, n)), rng.integers(0, 3, (4, n))
+        x[0, : n // 2] = np.round(x[0, : n // 2])  # ties, repeated values and zeros
+        spec = rq.QuantSpec(bits, rounding=rounding, granularity=rq.PerChannel(0))
+        found = []
+        for name in ("SHORT", "AT_ONCE"):
+            monkeypatch.setattr(scale_module, name, 2**30)
+        found.append(rq.solve_scale(x, spec=spec, weights=m))
+        for name in ("SHORT", "AT_ONCE"):
+            monkeypatch.setattr(scale_module, name, 0)
+        found.append(rq.solve_scale(x, spec=spec, weights=m))
+        a, b = found
+        assert a.certified
+        assert b.certified
+        energy = np.sum(m * x * x, axis=1)
+        assert np.all(np.abs(a.objective - b.objective) <= 1e-12 * energy)  # (n codes + 16) roundings: 4e-13 at most
+        assert np.all(np.maximum(a.lower_bound, b.lower_bound) <= np.minimum(a.objective, b.objective))
+
+
+def test_a_planted_fault_in_the_chord_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bound below the truth discards the optimum."""
+    honest = search._most_gains
+    monkeypatch.setattr(search, "_most_gains", lambda on, steps: 0.98 * honest(on, steps))
+    x = np.random.default_rng(3).normal(size=3000)
+    wrong = rq.solve_scale(x, spec=rq.QuantSpec(4))
+    monkeypatch.setattr(scale_module, "SHORT", 2**30)
+    assert float(rq.solve_scale(x, spec=rq.QuantSpec(4)).objective) < float(wrong.objective) * (1 - 1e-6)
+
+
+@pytest.mark.parametrize("rounding", DIRECTED)
+def test_the_shortest_rows(rounding: str) -> None:
+    """Fewer segments than candidates: the first reach to infinity and are no answer."""
+    rng = np.random.default_rng(4)
+    for n in (1, 2, 3):
+        solution = rq.solve_scale(
+            rng.normal(size=(20, n)), spec=rq.QuantSpec(2, rounding=rounding, granularity=rq.PerChannel(0))
+        )
+        assert solution.certified
+        assert np.all(np.isfinite(solution.value) & (solution.value > 0))
 
 
 def test_a_planted_fault_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,9 +212,9 @@ def test_granularities_equal_their_rows_and_scales_move_with_powers_of_two() -> 
 
 def test_long_rows_agree_with_short_ones_and_stop_early_when_told(monkeypatch: pytest.MonkeyPatch) -> None:
     x = np.random.default_rng(2).standard_t(4, 20_000)
-    short = rq.solve_scale(x, spec=rq.QuantSpec(6))
-    monkeypatch.setattr(scale_module, "ROWS_AT_ONCE", 1)
     long, loose = (rq.solve_scale(x, spec=rq.QuantSpec(6), tol=tol) for tol in (0.0, 1e-2))
+    monkeypatch.setattr(scale_module, "SHORT", 2**30)
+    short = rq.solve_scale(x, spec=rq.QuantSpec(6))
     assert float(long.objective) == pytest.approx(float(short.objective), abs=float(short.gap + long.gap))
     assert float(loose.lower_bound) <= float(short.objective) <= float(loose.objective)
     assert float(loose.objective) <= 1.01 * float(short.objective)

@@ -18,14 +18,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arith.exact import gamma
-from ..errors import ArgumentError, complaint
 from ..quant.quantizer import quantize
 from ..quant.spec import QuantSpec
+from .affine import ends
 from .solution import Solution
 
-__all__ = ["solve_maximum", "solve_power"]
+__all__ = ["relax_errors", "solve_errors"]
 
 Array = NDArray[np.float64]
+Integers = NDArray[np.int64]
 
 LIMIT = 2**16
 """Intervals that one row may look at; beyond it the bound so far is returned, uncertified."""
@@ -43,12 +44,13 @@ class _Row(NamedTuple):
     away: NDArray[np.bool_] | None
 
 
-def _row(x: Array, m: Array, spec: QuantSpec) -> _Row:
+def _row(x: Array, m: Array, last: Integers, rounding: str = "half_even") -> _Row:
+    """last: the last code above 0 and below 0, less the zero point."""
     away = None
-    if not spec.rounding.startswith("half_"):
+    if not rounding.startswith("half_"):
         toward = {"floor": x < 0, "ceil": x > 0, "toward_zero": x != x, "away_from_zero": x == x}
-        away = toward[spec.rounding]
-    return _Row(np.abs(x), m, np.where(x > 0, spec.qmax, -spec.qmin).astype(np.float64), away)
+        away = toward[rounding]
+    return _Row(np.abs(x), m, np.where(x > 0, float(last[0]), float(last[1])), away)
 
 
 def _codes(row: _Row, alpha: Array) -> Array:
@@ -137,38 +139,48 @@ def _solve_row(row: _Row, p: float, tol: float) -> tuple[float, float, int]:
     return scale, bound, looked
 
 
-def _solve(X: Array, M: Array, spec: QuantSpec, p: float, tol: float) -> Solution:
+def _useful(x: Array, m: Array) -> bool:
+    return bool(np.any((x != 0) & (m > 0)))
+
+
+def _rounding(n: int, p: float, objective: float) -> float:
+    """How much a computed objective of n errors may be off, but for the rounding of scale times code."""
+    return gamma(n + 16) * (p if np.isfinite(p) else 1.0) * objective
+
+
+def solve_errors(X: Array, M: Array, z: Integers, spec: QuantSpec, tol: float, p: float) -> Solution:
+    """The scales of least sum m |x - alpha (c - z)|^p of rows, or of the largest where m > 0 for p infinite.
+
+    z: the zero point of each row.  To a relative gap of tol, or the rounding of x.
+
+    >>> solved = solve_errors(np.array([[1.0, 3.0]]), np.ones((1, 2)), np.array([0]), QuantSpec(2), 1e-9, 1)
+    >>> round(float(solved.value[0]), 6), round(float(solved.objective[0]), 6)
+    (3.0, 1.0)
+    """
     rows, n = X.shape
     value, objective, bound = np.ones(rows), np.zeros(rows), np.zeros(rows)
     looked, certified = 0, True
+    last = ends(spec, z, z)
     for i in range(rows):
-        row = _row(X[i], M[i], spec)
-        useful = (row.a > 0) & (M[i] > 0)
-        if not useful.any():
+        if not _useful(X[i], M[i]):
             continue
-        value[i], least, count = _solve_row(row, p, tol)
-        errors = np.abs(X[i] - value[i] * quantize(X[i], value[i], spec=spec))
-        objective[i] = float(_measure(errors, M[i], p))
-        rounding = gamma(n + 16) * (p if np.isfinite(p) else 1.0) * objective[i] + 2.0**-50 * least
+        value[i], least, count = _solve_row(_row(X[i], M[i], last[i], spec.rounding), p, tol)
+        codes = quantize(X[i], value[i], int(z[i]), spec=spec).astype(np.float64) - z[i]
+        objective[i] = float(_measure(np.abs(X[i] - value[i] * codes), M[i], p))
+        rounding = _rounding(n, p, float(objective[i])) + 2.0**-50 * least
         bound[i] = min(max(least - rounding, 0.0), objective[i])
         looked += count
         root = 1 / p if np.isfinite(p) else 1.0
-        smallest = float(_measure(2.0**-50 * row.a, M[i], p)) ** root  # errors that are the rounding of x itself
+        smallest = float(_measure(2.0**-50 * np.abs(X[i]), M[i], p)) ** root  # errors that are the rounding of x itself
         close = bool(objective[i] - bound[i] <= tol * objective[i] + 4 * rounding)
         certified &= close or bool(objective[i] ** root - bound[i] ** root <= smallest)
     return Solution(value, objective, bound, certified, looked)
 
 
-def solve_power(X: Array, M: Array, spec: QuantSpec, tol: float, p: float) -> Solution:
-    """The scales of least sum m |x - alpha c|^p of rows, to a relative gap of max(tol, 1e-6) or the rounding of x.
-
-    Raises ArgumentError for p outside [1, 4].
-    """
-    if not 1 <= p <= 4:
-        raise ArgumentError(complaint(f"p={p}", "from 1 to 4", "solve_scale(objective='power')"))
-    return _solve(X, M, spec, float(p), max(tol, 1e-6))
-
-
-def solve_maximum(X: Array, M: Array, spec: QuantSpec, tol: float) -> Solution:
-    """The scales of least max |x - alpha c| of rows (over elements of positive weight), to max(tol, 1e-12) likewise."""
-    return _solve(X, M, spec, np.inf, max(tol, 1e-12))
+def relax_errors(X: Array, M: Array, last: Integers, tol: float, p: float) -> Array:
+    """What no scale brings these objectives below, when rounding to nearest on codes that end at `last`, (rows, 2)."""
+    least = np.zeros(len(X))
+    for i in range(len(X)):
+        if _useful(X[i], M[i]):
+            _, least[i], _ = _solve_row(_row(X[i], M[i], last[i]), p, max(tol, 1e-3))
+    return np.maximum(least * (1 - 2.0**-50) - _rounding(X.shape[1], p, 1.0) * least, 0.0)

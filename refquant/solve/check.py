@@ -34,10 +34,10 @@ def _false(got: str, should: str) -> CertificateError:
     return CertificateError(complaint(got, should, "Solution.check", "do not rely on this solution"))
 
 
-def _objective(x: Array, m: Array, scale: float, spec: QuantSpec, p: float) -> float:
+def _objective(x: Array, m: Array, scale: float, z: int, spec: QuantSpec, p: float) -> float:
     """The objective by the definition on integers; differences rational, one rounding each."""
     s = Fraction(scale)
-    errors = [abs(float(Fraction(v) - s * quantize_integers(v, scale, 0, spec))) for v in x.tolist()]
+    errors = [abs(float(Fraction(v) - s * (quantize_integers(v, scale, z, spec) - z))) for v in x.tolist()]
     if math.isinf(p):
         return max((e for e, w in zip(errors, m.tolist(), strict=True) if w > 0), default=0.0)
     return math.fsum(w * e**p for e, w in zip(errors, m.tolist(), strict=True))
@@ -54,9 +54,9 @@ def _norms(x: Array, m: Array, K: Array, alpha: Array, p: float) -> tuple[Array,
     return np.sum(m * e**p, axis=1) ** (1 / p), np.sum(m * c**p, axis=1) ** (1 / p)
 
 
-def _cover(x: Array, m: Array, spec: QuantSpec, p: float, bound: float, slack: float) -> None:
-    """Nothing, if f^p >= bound (1 - slack) for every scale; nearest modes."""
-    K = np.where(x > 0, spec.qmax, -spec.qmin).astype(np.float64)
+def _cover(x: Array, m: Array, z: int, spec: QuantSpec, p: float, bound: float, slack: float) -> None:
+    """Nothing, if f^p >= bound (1 - slack) for every scale with this zero point; nearest modes."""
+    K = np.where(x > 0, spec.qmax - z, z - spec.qmin).astype(np.float64)
     root = 1.0 if math.isinf(p) else 1 / p
     target, a = (bound * (1 - slack)) ** root, np.abs(x)
     top = 2.001 * float(a.max())
@@ -85,13 +85,13 @@ def _cover(x: Array, m: Array, spec: QuantSpec, p: float, bound: float, slack: f
         left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
 
 
-def _search(x: Array, m: Array, spec: QuantSpec, p: float, bound: float) -> None:
+def _search(x: Array, m: Array, z: int, spec: QuantSpec, p: float, bound: float, slack: float) -> None:
     """A search for a scale that is better than the bound: breakpoints, their neighbours, a dense grid."""
     a = np.abs(x[x != 0])
     breaks = (a[:, None] / np.arange(1, 9)).ravel()[:512]
     grid = np.geomspace(float(a.max()) * 1e-3, 2 * float(a.max()), 512)
     for alpha in np.concatenate([breaks, np.nextafter(breaks, 0), grid]).tolist():
-        e = np.abs(x - alpha * quantize(x, alpha, spec=spec))
+        e = np.abs(x - alpha * (quantize(x, alpha, z, spec=spec) - z))
         value = float(e[m > 0].max()) if math.isinf(p) else float(np.sum(m * e**p))
         if value < bound * (1 - gamma(len(x) + 16) * 8):
             raise _false(f"scale {alpha!r} with objective {value:.17g}", f"at least the lower bound {bound:.17g}")
@@ -107,10 +107,13 @@ def check_scale(
     weights: ArrayLike | None = None,
     p: float = 2.0,
     slack: float = 1e-3,
+    zero_point: ArrayLike = 0,
+    free: bool = False,
 ) -> None:
     """Nothing, if a solution of `solve_scale` for x is what it says: objective recomputed, lower bound not refuted.
 
-    value, objective, lower_bound: of the granularity's parameter shape.  p: 2 for "mse", infinite for "max".
+    value, objective, lower_bound, zero_point: of the granularity's parameter shape.  p: 2 for "mse", infinite for
+    "max".  free: the bound is to hold for every zero point, not only for the one given.
     With rounding to nearest no scale at all is below lower_bound (1 - slack), which is proved here; other modes
     are searched.  Meant for rows of up to some thousand elements.
 
@@ -126,9 +129,10 @@ def check_scale(
     M = np.ones(X.shape) if weights is None else np.asarray(weights, np.float64)
     rows, mass = spec.granularity.rows(X), spec.granularity.rows(M)
     one = replace(spec, granularity=PerTensor())
+    zeros = np.broadcast_to(np.asarray(zero_point, np.int64), np.shape(value))
     figures = (np.asarray(v, np.float64).ravel().tolist() for v in (value, objective, lower_bound))
-    for scale, stated, bound, r, m in zip(*figures, rows, mass, strict=True):
-        exact = _objective(r, m, scale, one, p)
+    for scale, stated, bound, z, r, m in zip(*figures, zeros.ravel().tolist(), rows, mass, strict=True):
+        exact = _objective(r, m, scale, z, one, p)
         power = 1.0 if math.isinf(p) else p
         # e errs by half an ulp of x: relative to the norm by that much, then p times in its power
         spread = 2.0**-52 * float(np.abs(r).max(initial=0.0)) * (float(m.sum()) or 1.0) ** (1 / power)
@@ -139,7 +143,6 @@ def check_scale(
         if bound > stated:
             raise _false(f"lower_bound={bound:.17g}", f"at most the objective {stated:.17g}")
         if bound > 0 and np.any((r != 0) & (m > 0)):
-            if spec.rounding.startswith("half_"):
-                _cover(r, m, one, p, bound, slack)
-            else:
-                _search(r, m, one, p, bound)
+            refute = _cover if spec.rounding.startswith("half_") else _search
+            for other in range(spec.qmin, spec.qmax + 1) if free else (z,):
+                refute(r, m, other, one, p, bound, slack)

@@ -20,6 +20,7 @@ from scipy import integrate, optimize, special
 
 from ..errors import ArgumentError, complaint
 from ..quant.spec import QuantSpec
+from .search import below_chord
 from .solution import Solution
 
 __all__ = [
@@ -214,11 +215,11 @@ def _least_scale(m: Moments, levels: Levels) -> float:
 def optimal_scale(law: Any, *, spec: QuantSpec, zero_point: float = 0.0, tol: float = 1e-5) -> Solution:
     """The scale of least distortion of a law, with a proved lower bound where one is known.
 
-    Arguments and errors as `distortion`.  With rounding to nearest, sqrt(D) is Lipschitz on [l, h] with constant
-    sqrt(S2(l)), r being the nearest level, so branch and bound certifies the relative gap `tol`; from 40 root mean
-    squares on, the gain is at most E x^2 over |x| > 10 of them, since the least level is at most 1/2 from 0.  D is a
-    float, so bounds hold up to its rounding, about 1e-14 E x^2.  Other modes, laws by quadrature and grids without 0
-    between their levels are not certified: there the answer is the best of a scan, refined.
+    Arguments and errors as `distortion`.  With rounding to nearest, S1 - alpha S2 / 2 is convex, so on an interval
+    the gain is below that of its chord (`search`), and branch and bound certifies the relative gap `tol`; from 40 root
+    mean squares on, the gain is at most E x^2 over |x| > 10 of them, since the least level is at most 1/2 from 0.
+    D is a float, so bounds hold up to its rounding, about 1e-14 E x^2.  Other modes, laws by quadrature and grids
+    without 0 between their levels are not certified: there the answer is the best of a scan, refined.
 
     >>> from scipy import stats
     >>> solution = optimal_scale(stats.norm(), spec=QuantSpec(2, narrow=True))
@@ -251,24 +252,26 @@ def optimal_scale(law: Any, *, spec: QuantSpec, zero_point: float = 0.0, tol: fl
 
 
 def _lower_bound(m: Moments, levels: Levels, low: float, high: float, best: float, tol: float) -> tuple[float, int]:
-    """A bound below D on [low, high]: split every interval whose own bound is not yet within tol of the best."""
+    """A bound below D on [low, high]: halve every interval whose own bound is not yet within tol of the best."""
+
+    def convex(alpha: Array) -> Array:
+        S1, S2 = _sums(m, levels, alpha)
+        return np.asarray(S1 - alpha * S2 / 2)
+
     edges = np.geomspace(low, high, SCAN)
-    looked, settled = 0, best
-    target = best * (1 - tol)
-    left, right = edges[:-1], edges[1:]
-    while left.size and looked < INTERVALS:
-        looked += 2 * left.size
-        roots = [np.sqrt(_distortions(m, levels, side)) for side in (left, right)]
-        slope = np.sqrt(_sums(m, levels, left)[1])
-        least = np.maximum((roots[0] + roots[1]) / 2 - slope * (right - left) / 2, 0.0) ** 2
-        done = least >= target
+    at = convex(edges)
+    left, right, at_left, at_right = edges[:-1], edges[1:], at[:-1], at[1:]
+    looked, settled = edges.size, best
+    while left.size:
+        least = m.energy - below_chord(left, right, at_left, at_right)
+        done = (least >= best * (1 - tol)) | (looked >= INTERVALS)
         settled = min(settled, float(least[done].min(initial=best)))
-        left, right = left[~done], right[~done]
-        if looked >= INTERVALS:
-            return float(min(settled, least[~done].min(initial=best))), looked
+        left, right, at_left, at_right = (v[~done] for v in (left, right, at_left, at_right))
         middle = (left + right) / 2
+        at, looked = convex(middle), looked + middle.size
         left, right = np.concatenate([left, middle]), np.concatenate([middle, right])
-    return settled, looked
+        at_left, at_right = np.concatenate([at_left, at]), np.concatenate([at, at_right])
+    return max(settled, 0.0), looked
 
 
 # ---- the textbook's approximations ----------------------------------------------------------------------------
