@@ -101,9 +101,9 @@ assert error(Fraction(8), floors) > error(Fraction(8), codes(Fraction(8)))
 # which is convex, falling and continuous in alpha, although SSE itself has many local minima.
 #
 # Proof.  The code of x is the number of steps it has made, those with |x| >= alpha (k + 1/2), k below its last code.
-# So S1 = sum over steps made of m |x|, and S2 = sum m c^2 = sum over steps made of m (2k + 1).  Hence S1 - alpha S2 / 2 is
-# the sum over steps made of m (|x| - alpha (k + 1/2)), where each term is positive exactly if its step is made: a sum
-# of positive parts of linear functions.
+# So S1 = sum over steps made of m |x|, and S2 = sum m c^2 = sum over steps made of m (2k + 1).  Hence
+# S1 - alpha S2 / 2 is the sum over steps made of m (|x| - alpha (k + 1/2)), where each term is positive exactly if its
+# step is made: a sum of positive parts of linear functions.
 
 
 def sums(alpha: Fraction) -> tuple[int, int]:
