@@ -11,6 +11,7 @@ import numpy as np
 import refquant as rq
 from refquant.arith.rounding import round_exact
 from refquant.quant.multiterm import encode_greedy, encode_ladder, rest_of
+from refquant.solve.sums import best_sum, codebook_bound
 
 rng = np.random.default_rng(5)
 
@@ -91,6 +92,13 @@ first = rq.QuantSpec(bits, rounding="floor")
 ladder = encode_ladder(dyadic, 2.0 ** (-k + bits * (T - 1)), spec=first, terms=T, rest=rest_of(first))
 assert np.array_equal(ladder.decode(np.float64), dyadic)
 
+# %% Corollary (one scale for a ladder).  So a ladder is one uniform quantizer, of T b bits with floor, of L^T levels
+# with nearest on the grid -qmax..qmax: saturated sums are its ends.  Its best first scale is the certified scale of
+# that quantizer times L^(T-1).
+
+steps = [sum(7 ** (2 - t) * q for t, q in enumerate(digits)) for digits in np.ndindex(7, 7, 7)]
+assert sorted(steps) == list(range(7**3))  # every level once, each digit moved by qmax
+
 # %% Lemma 5 (alternation).  Given codes, least squares gives the best scales; given scales, the nearest of all
 # sums gives the best codes; so alternating never increases the error, and started from greedy it is never worse.
 
@@ -101,6 +109,53 @@ errors = {
     for method in ("greedy", "joint")
 }
 assert errors["joint"] <= errors["greedy"]
+
+# %% Lemma 6 (two large scales are never needed).  Let both grids hold 0, and with two codes of opposite sign also their
+# sum, as the signed grids do.  Among sums alpha c + beta d of values |w| <= M, scales of at most 2 M each suffice.
+#
+# Proof.  Let alpha >= beta > 0 and alpha > 2 M.  A pair with c != 0 and d of the same sign, or 0, has a sum beyond 2
+# M in magnitude, so 0 is nearer to every w.  Every other useful pair has c = 0, or c and d of opposite sign; there c
+# alpha + d beta = c (alpha - beta) + (c + d) beta, and c + d lies between c and d.  So (alpha - beta, beta) serves at
+# least as well.  Subtracting so, as Euclid did, ends with both at most 2 M (or with a scale of 0, which is one term).
+
+M, grid = 1.0, [(c, d) for c in range(-2, 3) for d in range(-2, 3)]
+
+
+def worst(values: np.ndarray, a: float, b: float) -> np.ndarray:
+    return np.asarray(np.abs(values[:, None] - np.array([c * a + d * b for c, d in grid])).min(axis=1))
+
+
+values = np.linspace(-M, M, 101)
+for a, b in rng.uniform(0.01, 6, (200, 2)):
+    while max(a, b) > 2 * M:
+        before = worst(values, a, b)
+        a, b = max(a, b) - min(a, b), min(a, b)
+        assert np.all(worst(values, a, b) <= before + 1e-12)  # two roundings of numbers below 24
+
+# %% Lemma 7 (a box of scales).  Let each scale lie in [l_t, h_t].  A sum c . alpha then lies in an interval; no
+# element is nearer to any sum than to the nearest of these intervals.  If for one c even the farthest point of its
+# interval is no farther from x than the nearest points of all others, c is x's nearest sum in the whole box, and
+# contributes the convex (x - c . alpha)^2.  Sums over elements of the one or the other bound the error of the box
+# from below.
+
+box = np.array([[0.5, 0.6], [0.2, 0.25]])
+inside = rng.uniform(box[:, 0], box[:, 1], (300, 2))
+for x0 in rng.normal(size=20):
+    ends = [sorted((min(c * box[0]) + min(d * box[1]), max(c * box[0]) + max(d * box[1]))) for c, d in grid]
+    near = [max(lo - x0, x0 - hi, 0.0) for lo, hi in ends]
+    far = [max(abs(lo - x0), abs(x0 - hi)) for lo, hi in ends]
+    k = int(np.argmin(far))
+    if far[k] <= min(v for j, v in enumerate(near) if j != k):
+        assert all(worst(np.array([x0]), a, b)[0] == abs(x0 - grid[k][0] * a - grid[k][1] * b) for a, b in inside)
+    assert all(worst(np.array([x0]), a, b)[0] >= min(near) - 1e-15 for a, b in inside)
+
+# %% How far from the best are they?  Two ternary terms of a normal row of 64: greedy, joint, and the certified best.
+
+solved = best_sum(row, specs=(ternary, ternary), start=rq.encode_terms(row, spec=ternary, terms=2).scales)
+assert solved.certified
+assert solved.lower_bound <= solved.objective <= errors["joint"] * (1 + 1e-12)
+assert errors["greedy"] > 1.1 * float(solved.objective)
+assert codebook_bound(row, 9) <= float(solved.lower_bound)  # nine free values do better than nine sums
 
 # %% Honest comparison.  At equal storage one quantizer of T b bits beats T terms of b bits on a normal row: the
 # sums are for hardware that has only low-bit products, for mixed counts, and for outliers.

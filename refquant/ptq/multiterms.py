@@ -20,7 +20,7 @@ from ..quant.multiterm import MultiTerm, encode_greedy, rest_of, with_counts
 from ..quant.spec import QuantSpec
 from ..solve.allocate import allocate
 from ..solve.solution import Solution
-from ..solve.terms import encode_terms
+from ..solve.terms import encode_each
 from .observe import output_errors, second_moment
 
 __all__ = ["MOST_TERMS", "Axis", "build_axis", "lossless_terms"]
@@ -119,7 +119,7 @@ def build_axis(
     counts = np.arange(1, MOST_TERMS + 1)
     for done, node in enumerate(graph.linear_nodes):
         weight = graph.param(node, "weight")
-        encodings[node.name] = [encode_terms(weight, spec=spec, terms=int(t), method=method) for t in counts]
+        encodings[node.name] = encode_each(weight, spec=spec, terms=MOST_TERMS, method=method)
         C = second_moment(node, trace[node.inputs[0]])
         table = np.stack([output_errors(e.decode() - weight, C) for e in encodings[node.name]], axis=1)
         rate = _sensitivity(graph, x, logits, node.name, encodings[node.name][0], float(table[:, 0].sum()))

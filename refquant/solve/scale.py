@@ -21,7 +21,7 @@ from .search import search_rows, sort_rows
 from .solution import Solution
 from .sweep import NEAREST, OFFSETS, Array, Swept, sweep_rows
 
-__all__ = ["OBJECTIVES", "Objective", "solve_scale", "squared_error"]
+__all__ = ["OBJECTIVES", "Objective", "least_scales", "solve_scale", "squared_error"]
 
 MOST_BITS = 16
 
@@ -117,6 +117,18 @@ def _relax_mse(X: Array, M: Array, last: Integers, tol: float, p: float) -> Arra
     swept = _swept(X, M, last, NEAREST, energy, max(tol, 1e-3))
     with np.errstate(over="ignore", under="ignore"):
         return np.asarray(np.ldexp(_least(X.shape[1], energy, swept.ceiling)[0], 2 * exponent))
+
+
+def least_scales(X: Array, M: Array, last: int) -> Array:
+    """The scale of least weighted squared error of each row on the grid -last..last, rounding to nearest.
+
+    >>> least_scales(np.array([[0.9, -1.1, 2.0]]), np.ones((1, 3)), 1).round(6).tolist()
+    [1.333333]
+    """
+    X, exponent = _normal(X)
+    energy = np.einsum("ij,ij,ij->i", M, X, X)
+    swept = _swept(X, M, np.full((len(X), 2), last), NEAREST, energy, 0.0)
+    return np.ldexp(np.where(energy > 0, swept.scales[:, 0], 1.0), exponent)
 
 
 # ---- objectives -----------------------------------------------------------------------------------------------
