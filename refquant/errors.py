@@ -3,6 +3,10 @@
 Every message says, in this order: what was got, what it should be, where, and what to do about it.
 """
 
+import reprlib
+from collections.abc import Iterable
+from typing import TypeVar
+
 __all__ = [
     "ArgumentError",
     "CertificateError",
@@ -11,7 +15,11 @@ __all__ = [
     "NotANumberError",
     "RefquantError",
     "complaint",
+    "instance_of",
+    "one_of",
 ]
+
+Kind = TypeVar("Kind")
 
 
 class RefquantError(Exception):
@@ -47,3 +55,26 @@ def complaint(got: str, should: str, where: str, todo: str = "") -> str:
     'bits=0, but should be 1 to 32 [QuantSpec]'
     """
     return f"{got}, but should be {should} [{where}]" + (f": {todo}" if todo else "")
+
+
+def instance_of(value: object, kind: type[Kind], what: str, where: str) -> Kind:
+    """The value itself, which is of this class; raises ArgumentError where it is not.
+
+    >>> instance_of(8, int, "bits", "QuantSpec")
+    8
+    """
+    if not isinstance(value, kind):
+        raise ArgumentError(complaint(f"{what}={reprlib.repr(value)}", f"of type {kind.__name__}", where))
+    return value
+
+
+def one_of(value: object, names: Iterable[str], what: str, where: str) -> str:
+    """The value itself, which is one of the names; raises ArgumentError where it is not, whatever it is.
+
+    >>> one_of("floor", ("floor", "ceil"), "rounding", "clause Q4")
+    'floor'
+    """
+    known = tuple(names)
+    if not (isinstance(value, str) and value in known):
+        raise ArgumentError(complaint(f"{what}={reprlib.repr(value)}", f"one of {', '.join(known)}", where))
+    return value

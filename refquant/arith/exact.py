@@ -68,17 +68,18 @@ def product(a: NDArray[Any], b: NDArray[Any], to: str = "float32") -> NDArray[An
 
     The float64 product is first rounded to odd: where it is inexact its last bit is made 1.  A number
     rounded to odd with at least two spare digits then rounds to a narrower format as the exact product
-    would.  (Where the error term itself underflows, |a b| < 2^-968, every narrower format gives 0.)
+    would.  Significands and exponents are multiplied apart, so that no step overflows; where the product
+    is subnormal in float64, every narrower format gives 0.
 
     >>> product(np.array(1 + 2.0**-24), np.array(1 + 2.0**-40)).item() == 1 + 2.0**-23
     True
     """
     A, B = np.asarray(a, np.float64), np.asarray(b, np.float64)
     with np.errstate(over="ignore", invalid="ignore", under="ignore"):
-        p = np.asarray(A * B)
         if to == "float64":
-            return p
-        return FORMATS[to](round_to_odd(p, two_product(A, B)[1]))
+            return np.asarray(A * B)
+        (a, i), (b, j) = np.frexp(A), np.frexp(B)
+        return FORMATS[to](np.ldexp(round_to_odd(*two_product(a, b)), i + j))
 
 
 def gamma(n: int) -> float:

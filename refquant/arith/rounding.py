@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import ArgumentError, complaint
+from ..errors import one_of
 
 __all__ = ["AWAY", "MODES", "round_array", "round_exact"]
 
@@ -55,9 +55,7 @@ _FAST: dict[str, Callable[[Any], Any]] = {
 
 
 def _rule(mode: str) -> Callable[[Facts], Any]:
-    if mode not in AWAY:
-        raise ArgumentError(complaint(f"rounding={mode!r}", f"one of {', '.join(MODES)}", "clause Q4"))
-    return AWAY[mode]
+    return AWAY[one_of(mode, MODES, "rounding", "clause Q4")]
 
 
 def round_exact(x: Fraction | int, mode: str) -> int:
