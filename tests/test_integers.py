@@ -1,5 +1,9 @@
 """Two independent exact evaluators: integers against Fractions."""
 
+import math
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +12,7 @@ from hypothesis import strategies as st
 import refquant as rq
 from refquant.arith.quotient import QUOTIENTS
 from refquant.arith.rounding import AWAY, MODES
-from refquant.errors import ArgumentError
+from refquant.errors import ArgumentError, RefquantError
 from refquant.quant.integers import quantize_integers
 
 ALL_FLOAT16 = np.arange(65536, dtype=np.uint16).view(np.float16)
@@ -26,7 +30,7 @@ specs = st.builds(
 
 
 @pytest.mark.guarantee(
-    "The definition on Fractions equals a second one on integers that shares no code with it, on every finite float16",
+    "The definition on Fractions equals a second one that computes on integers alone, on every finite float16",
     kind="exhaustive",
     clauses="Q2 Q3 Q4 Q5 Q6",
 )
@@ -68,9 +72,52 @@ def test_a_planted_fault_in_one_is_seen_by_the_other(monkeypatch: pytest.MonkeyP
     assert quantize_integers(0.5, 1.0, 0, spec) != rq.quantize_exact(0.5, 1.0, 0, spec)
 
 
-@pytest.mark.parametrize("spec", [rq.QuantSpec(8, rounding="stochastic"), rq.QuantSpec(8, overflow="raise")], ids=str)
-def test_refusals(spec: rq.QuantSpec) -> None:
-    with pytest.raises(ArgumentError):
-        quantize_integers(1.0, 1.0, 0, spec)
+def outcome(make: Callable[[], Any]) -> Any:
+    """The code, or the kind of error."""
+    try:
+        return int(make())
+    except RefquantError as error:
+        return type(error).__name__
+
+
+@pytest.mark.guarantee(
+    "Array form and both definitions agree in codes and in refusals: NaN, infinities, unusable scales, overflow",
+    kind="sampled",
+    clauses="Q1 Q2 Q3 Q5 Q6",
+)
+@given(
+    x=st.one_of(st.sampled_from([math.nan, math.inf, -math.inf, 0.0, 3e38, 1e16]), st.floats()),
+    s=st.sampled_from([1.0, 0.1, 1e-9, 1e-40, 1e-300, 5e-324, 1e39, 1e300, 0.0, -1.0, math.inf, math.nan]),
+    z=st.sampled_from([0, 1, -3, 2, 0.5, 300, -1e39, 1e-60, 1e16 + 2, math.nan, math.inf]),
+    bits=st.sampled_from([2, 8, 32]),
+    signed=st.booleans(),
+    rounding=st.sampled_from(MODES),
+    quotient=st.sampled_from(list(QUOTIENTS)),
+    order=st.sampled_from(["after", "before"]),
+    overflow=st.sampled_from(["saturate", "wrap", "raise"]),
+    nan=st.sampled_from(["raise", "zero", "qmin", "qmax"]),
+)
+def test_all_three_give_one_outcome(
+    x: float,
+    s: float,
+    z: float,
+    bits: int,
+    signed: bool,
+    rounding: str,
+    quotient: str,
+    order: str,
+    overflow: str,
+    nan: str,
+) -> None:
+    spec = rq.QuantSpec(bits, signed, False, rounding, quotient, order, overflow, nan)
+    expected = outcome(lambda: rq.quantize_exact(x, s, z, spec))
+    assert outcome(lambda: quantize_integers(x, s, z, spec)) == expected
+    assert outcome(lambda: rq.quantize(x, s, z, spec=spec)) == expected  # also of shape ()
+    assert outcome(lambda: rq.quantize([[x]], s, z, spec=spec)[0, 0]) == expected
+
+
+def test_refusals() -> None:
+    with pytest.raises(ArgumentError, match="deterministic"):
+        quantize_integers(1.0, 1.0, 0, rq.QuantSpec(8, rounding="stochastic"))
     with pytest.raises(ArgumentError, match="scale"):
         quantize_integers(1.0, 0.0, 0, rq.QuantSpec(8))

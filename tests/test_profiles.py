@@ -87,7 +87,7 @@ def test_lapq_is_a_mid_rise_grid() -> None:
         ("onnx@10", {"dtype": "float16"}, "dtype='float16'"),
         ("onnx@21", {"precision": "float16"}, "left out"),
         ("onnx@23", {"precision": "float64"}, "precision='float64'"),
-        ("onnx@22", {}, "profile 'onnx@22'"),
+        ("onnx@22", {}, "profile='onnx@22'"),
     ],
 )
 def test_refusals(name: str, keywords: dict[str, object], text: str) -> None:

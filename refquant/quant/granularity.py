@@ -5,6 +5,7 @@ over that tensor, and how to lay the tensor out as rows (one row a parameter), w
 read it.
 """
 
+import reprlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,15 @@ from ..errors import ArgumentError, complaint
 __all__ = ["Granularity", "PerChannel", "PerGroup", "PerTensor", "granularity_from_json"]
 
 Shape = tuple[int, ...]
+
+
+def _integer(value: object, what: str, who: str) -> int:
+    """The value as a Python integer, so that equal granularities have equal JSON; NumPy's integers are taken too."""
+    if isinstance(value, np.integer):
+        return int(value)
+    if type(value) is not int:
+        raise ArgumentError(complaint(f"{what}={reprlib.repr(value)}", "an integer", who))
+    return value
 
 
 def _axis(axis: int, shape: Shape, who: str) -> int:
@@ -55,6 +65,9 @@ class PerChannel:
 
     axis: int
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "axis", _integer(self.axis, "axis", "PerChannel"))  # frozen for everyone else
+
     def parameter_shape(self, shape: Shape) -> Shape:
         """The shape of scale and zero point for a tensor of this shape."""
         return (shape[_axis(self.axis, shape, "PerChannel")],)
@@ -84,6 +97,8 @@ class PerGroup:
     size: int
 
     def __post_init__(self) -> None:
+        for field in ("axis", "size"):
+            object.__setattr__(self, field, _integer(getattr(self, field), field, "PerGroup"))
         if self.size < 1:
             raise ArgumentError(complaint(f"size={self.size}", "at least 1", "PerGroup"))
 
@@ -126,4 +141,4 @@ def granularity_from_json(data: object) -> Granularity:
         return _KINDS[kind](**fields)
     except (KeyError, TypeError):
         forms = "PerTensor, PerChannel(axis) or PerGroup(axis, size), as {'kind': ..., fields}"
-        raise ArgumentError(complaint(f"granularity {data!r}", forms, "QuantSpec.from_json")) from None
+        raise ArgumentError(complaint(f"granularity {reprlib.repr(data)}", forms, "QuantSpec.from_json")) from None

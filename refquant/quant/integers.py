@@ -1,15 +1,16 @@
 """A second definition of `quantize`, on integers alone: significands, exponents, divmod.
 
-It shares no code with the definition on Fractions, not the rounding table and not the formats, so that an
-error would have to be made twice.  A number is n / d with integers n and d > 0.
+It computes with no code of the definition on Fractions, not the rounding table and not the formats, so that an
+error would have to be made twice; they share what they refuse.  A number is n / d with integers n and d > 0.
 
 Letters: x = X 2^i, s = S 2^j; f = floor(q), rest = q - f; t = 2 rest compared with 1.
 """
 
 import math
 
-from ..errors import ArgumentError, complaint
-from .quantizer import _code_of_nan  # what NaN becomes is a policy, not arithmetic
+from ..errors import ArgumentError, complaint, instance_of
+from .arguments import exact_parameters
+from .quantizer import code_of_nan, overflow_error
 from .spec import QuantSpec
 
 __all__ = ["quantize_integers"]
@@ -62,54 +63,57 @@ def _to_format(n: int, d: int, name: str) -> tuple[int, int] | None:
 
 def _quotient(x: float, s: float, z: float | None, spec: QuantSpec) -> tuple[int, int] | int:
     """q (+ z) as n / d; or the sign of an infinity."""
-    X, S, Z = _ratio(x), _ratio(s), _ratio(z or 0.0)
+    sign, infinite = (1 if x > 0 else -1), math.isinf(x)
+    X, S, Z = _ratio(0.0 if infinite else x), _ratio(s), _ratio(z or 0.0)
     if spec.quotient == "exact":
+        if infinite:
+            return sign
         n, d = X[0] * S[1], X[1] * S[0]
         return n * Z[1] + Z[0] * d, d * Z[1]
     to = spec.quotient.split("-")[-1]
     a, b, c = (_to_format(*v, to) for v in (X, S, Z))
     if b is None or c is None or b[0] == 0:
         raise ArgumentError(complaint(f"scale={s}, zero_point={z}", f"usable in {to}", "clause Q2"))
-    if a is None:
-        return 1 if x > 0 else -1
-    if to == spec.quotient:
-        q = _to_format(a[0] * b[1], a[1] * b[0], to)
-    else:
-        inverse = _to_format(b[1], b[0], to)
-        if inverse is None:
-            raise ArgumentError(complaint("1/scale", f"finite in {to}", "clause Q2"))
-        q = n, d = a[0] * inverse[0], a[1] * inverse[1]
-        if spec.quotient.startswith("fused") and z is not None:
-            q, z = (n * c[1] + c[0] * d, d * c[1]), None
-        q = _to_format(*q, to)
+    inverse = (b[1], b[0]) if to == spec.quotient else _to_format(b[1], b[0], to)
+    if inverse is None:
+        raise ArgumentError(complaint("1/scale", f"finite in {to}", "clause Q2"))
+    if a is None or infinite:
+        return sign
+    n, d = a[0] * inverse[0], a[1] * inverse[1]
+    if spec.quotient.startswith("fused") and z is not None:
+        n, d, z = n * c[1] + c[0] * d, d * c[1], None
+    q = _to_format(n, d, to)
     if q is not None and z is not None:
         q = _to_format(q[0] * c[1] + c[0] * q[1], q[1] * c[1], to)
-    return q if q is not None else (1 if x > 0 else -1)
+    return q if q is not None else sign
 
 
 def quantize_integers(x: float, scale: float, zero_point: float, spec: QuantSpec) -> int:
-    """The code of one float by clauses Q1 to Q6, for the nine deterministic modes and saturating or wrapping.
+    """The code of one float by clauses Q1 to Q6, for the nine deterministic modes.
 
     +-inf saturates, NaN goes by `spec.nan`, -0 is 0.  Equal to `quantize_exact` everywhere (a test).
 
-    Raises ArgumentError for a scale not finite and > 0, for stochastic rounding and overflow="raise".
+    Raises ArgumentError for stochastic rounding, and whatever `quantize_exact` raises.
 
     >>> quantize_integers(2.5, 1.0, 0, QuantSpec(8)), quantize_integers(-0.5, 1.0, 3, QuantSpec(8, rounding="floor"))
     (2, 2)
     """
-    if spec.rounding == "stochastic" or spec.overflow == "raise":
-        got = f"rounding={spec.rounding}, overflow={spec.overflow}"
-        raise ArgumentError(complaint(got, "deterministic, saturate or wrap", "quantize_integers"))
-    if not (math.isfinite(scale) and scale > 0):
-        raise ArgumentError(complaint(f"scale={scale}", "finite and > 0", "clause Q1"))
-    if math.isnan(x):
-        return _code_of_nan(spec, int(zero_point))
+    where = "quantize_integers"
+    if instance_of(spec, QuantSpec, "spec", where).rounding == "stochastic":
+        raise ArgumentError(complaint("rounding=stochastic", "deterministic", where))
+    exact_parameters(scale, zero_point, spec, where)
+    x, fill = (0.0, code_of_nan(spec)) if math.isnan(x) else (x, None)
     before = spec.zero_point_order == "before"
-    q = (1 if x > 0 else -1) if math.isinf(x) else _quotient(x, scale, zero_point if before else None, spec)
-    if isinstance(q, int):
-        return spec.qmax if q > 0 else spec.qmin
-    c = _round(*q, spec.rounding) + (0 if before else int(zero_point))
-    if spec.overflow == "wrap":
-        low = c & ((1 << spec.bits) - 1)  # two's complement: keep the low bits, read the sign bit
-        return low - (1 << spec.bits) if spec.signed and low >> (spec.bits - 1) else low
+    q = _quotient(x, scale, zero_point if before else None, spec)
+    if fill is not None:
+        return fill
+    if isinstance(q, int):  # an infinity: beyond either end
+        c = spec.qmax + 1 if q > 0 else spec.qmin - 1
+    else:
+        c = _round(*q, spec.rounding) + (0 if before else int(zero_point))
+        if spec.overflow == "wrap":
+            low = c & ((1 << spec.bits) - 1)  # two's complement: keep the low bits, read the sign bit
+            return low - (1 << spec.bits) if spec.signed and low >> (spec.bits - 1) else low
+    if spec.overflow == "raise" and not spec.qmin <= c <= spec.qmax:
+        raise overflow_error(spec, 1, where)
     return sorted((spec.qmin, c, spec.qmax))[1]

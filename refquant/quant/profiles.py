@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..arith.formats import FORMATS
-from ..errors import ArgumentError, complaint
+from ..errors import ArgumentError, complaint, one_of
 from .spec import QuantSpec
 
 __all__ = ["PROFILES", "Profile", "profile", "profiles"]
@@ -222,9 +222,7 @@ def profile(
     >>> profile("seed-floor@1", bits=4).rounding, profile("onnx@23", dtype="float16").quotient
     ('floor', 'float16')
     """
-    if name not in PROFILES:
-        raise ArgumentError(complaint(f"profile {name!r}", f"one of {', '.join(PROFILES)}", "profile"))
-    row = PROFILES[name]
+    row = PROFILES[one_of(name, PROFILES, "profile", "profile")]
     for what, got, known in (
         ("bits", bits, row.bits),
         ("dtype", dtype, row.dtypes or tuple(FORMATS)),

@@ -6,9 +6,9 @@ The definition is on Fractions, one element at a time (`quantize_exact`, `dequan
 form is what one uses, and tests bind the two.
 """
 
-import math
 from fractions import Fraction
-from typing import Any, NamedTuple, TypeAlias
+from operator import index
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
@@ -17,54 +17,55 @@ from ..arith.exact import product, two_sum
 from ..arith.formats import FORMATS, round_fraction
 from ..arith.quotient import EXACT_LIMIT, QUOTIENTS, exact_position
 from ..arith.rounding import round_array, round_exact
-from ..errors import ArgumentError, CodeOverflowError, NotANumberError, complaint
+from ..errors import ArgumentError, CodeOverflowError, NotANumberError, complaint, instance_of, one_of
+from .arguments import Real, exact_parameters, parameters, rational, reals
 from .spec import QuantSpec
 
 __all__ = [
+    "code_of_nan",
     "dequantize",
     "dequantize_exact",
     "fake_quantize",
     "into_range",
+    "into_range_exact",
+    "overflow_error",
     "parameters",
     "quantize",
     "quantize_exact",
+    "quantized",
     "reals",
 ]
 
-Real: TypeAlias = float | Fraction
 Reals: TypeAlias = NDArray[Any]
 
 
 # ---- the definition -------------------------------------------------------------------------------------------
 
 
-def _rounded(v: Fraction | float, to: str) -> Fraction | float:
-    return round_fraction(v, to) if isinstance(v, Fraction) else v
+def _usable(v: Fraction, to: str, what: str) -> Fraction:
+    """A scale, its reciprocal or a zero point in the arithmetic of the quotient."""
+    rounded = round_fraction(v, to)
+    if not isinstance(rounded, Fraction) or (what == "scale" and rounded == 0):
+        should = "finite and > 0 in that arithmetic" if what == "scale" else "finite in that arithmetic"
+        got = f"{what}, which becomes {float(rounded)} in {to}"
+        raise ArgumentError(complaint(got, should, "clause Q2", "use a wider quotient"))
+    return rounded
 
 
-def _in_range(v: Fraction | float, what: str) -> Fraction:
-    if not isinstance(v, Fraction):
-        raise ArgumentError(complaint(what, "finite in the arithmetic of the quotient", "clause Q2"))
-    return v
-
-
-def _divide_by_definition(x: Fraction, s: Fraction, z: Fraction | None, quotient: str) -> Fraction | float:
-    """Clauses Q2 and Q3 for finite x: the quotient, and the zero point if it is added here."""
+def _divide_by_definition(x: Fraction | float, s: Fraction, z: Fraction | None, quotient: str) -> Fraction | float:
+    """Clauses Q2 and Q3: the quotient, and the zero point if it is added here; infinite where x or a step is."""
     if quotient == "exact":
-        return x / s + (z or 0)
+        return x / s + (z or 0) if isinstance(x, Fraction) else x
     to = quotient.removeprefix("fused-").removeprefix("reciprocal-")
-    S = _in_range(_rounded(s, to), f"scale={float(s)} in {to}")
-    Z = _in_range(_rounded(z or Fraction(0), to), f"zero_point in {to}")
-    X = _rounded(x, to)
-    if S == 0:
-        raise ArgumentError(complaint(f"scale={float(s)}, which becomes 0 in {to}", "> 0", "clause Q2"))
+    S, Z = _usable(s, to, "scale"), _usable(z or Fraction(0), to, "zero_point")
+    inverse = 1 / S if to == quotient else _usable(1 / S, to, "1/scale")
+    X = round_fraction(x, to) if isinstance(x, Fraction) else x
     if not isinstance(X, Fraction):
         return X
-    v = X / S if to == quotient else X * _in_range(_rounded(1 / S, to), "1/scale")
     if quotient.startswith("fused-"):
-        return _rounded(v + Z, to)
-    q = _rounded(v, to)
-    return _rounded(q + Z, to) if isinstance(q, Fraction) and z is not None else q
+        return round_fraction(X * inverse + Z, to)
+    q = round_fraction(X * inverse, to)
+    return round_fraction(q + Z, to) if isinstance(q, Fraction) and z is not None else q
 
 
 def quantize_exact(
@@ -72,127 +73,97 @@ def quantize_exact(
 ) -> int:
     """The code of one real by the numbered clauses, on Fractions: the definition that arrays are held to.
 
-    x and scale are taken as the rationals that they are.  +-inf saturates; NaN goes by `spec.nan`.
+    x, scale and zero_point are taken as the rationals that they are: Python's and NumPy's numbers, Fractions of
+    any size.  +-inf saturates; NaN goes by `spec.nan`.
     For `rounding="stochastic"`, random_bits is (u, width) with 0 <= u < 2^width: floor(q + u / 2^width).
 
-    Raises ArgumentError for a scale that is not finite and > 0, NotANumberError and CodeOverflowError as
-    the spec says.  Source: clauses Q1 to Q6.
+    Raises ArgumentError for a scale, a zero point and random bits that do not fit, NotANumberError and
+    CodeOverflowError as the spec says: all that `quantize` refuses.  Source: clauses Q1 to Q6.
 
     >>> quantize_exact(2.5, 1.0, 0, QuantSpec(8)), quantize_exact(-300.0, 1.0, 0, QuantSpec(8))
     (2, -128)
     """
-    if not (math.isfinite(scale) and scale > 0):
-        raise ArgumentError(complaint(f"scale={scale}", "finite and > 0", "clause Q1"))
-    if math.isnan(x):
-        return _code_of_nan(spec, round(zero_point))
-    before = spec.zero_point_order == "before"
-    q: Fraction | float = x
-    if math.isfinite(x):
-        q = _divide_by_definition(Fraction(x), Fraction(scale), Fraction(zero_point) if before else None, spec.quotient)
+    where = "quantize_exact"
+    instance_of(spec, QuantSpec, "spec", where)
+    X = rational(x, "x", where)
+    s, z = exact_parameters(scale, zero_point, spec, where)
+    before, stochastic = spec.zero_point_order == "before", spec.rounding == "stochastic"
+    part = _fraction_of_bits(random_bits) if stochastic else Fraction(0)
+    fill = None
+    if X != X:  # NaN
+        X, fill = Fraction(0), code_of_nan(spec)
+    q = _divide_by_definition(X, s, z if before else None, spec.quotient)
+    if fill is not None:
+        return fill
     if not isinstance(q, Fraction):
-        if spec.overflow == "raise":
-            raise CodeOverflowError(_overflow_message(spec, 1))
-        return spec.qmax if q > 0 else spec.qmin
-    if spec.rounding == "stochastic":
-        u, width = _need_random_bits(random_bits)
-        k = (q + Fraction(u, 1 << width)).__floor__()
-    else:
-        k = round_exact(q, spec.rounding)
-    c = k if before else k + int(zero_point)
+        return into_range_exact(q, spec)
+    k = (q + part).__floor__() if stochastic else round_exact(q, spec.rounding)
+    return into_range_exact(k if before else k + int(z), spec)
+
+
+def into_range_exact(c: int | float, spec: QuantSpec, where: str = "quantize") -> int:
+    """Clause Q6 for one code, an integer or an infinity; an infinity saturates under `wrap` too.
+
+    Raises CodeOverflowError for a code outside [qmin, qmax] under `raise`.
+
+    >>> into_range_exact(200, QuantSpec(8)), into_range_exact(200, QuantSpec(8, overflow="wrap"))
+    (127, -56)
+    """
     if spec.qmin <= c <= spec.qmax:
-        return c
+        return int(c)
     if spec.overflow == "raise":
-        raise CodeOverflowError(_overflow_message(spec, 1))
-    if spec.overflow == "wrap":
+        raise overflow_error(spec, 1, where)
+    if spec.overflow == "wrap" and isinstance(c, int):
         return (c - spec.qmin) % (1 << spec.bits) + spec.qmin
     return spec.qmin if c < spec.qmin else spec.qmax
 
 
-def dequantize_exact(code: int, scale: Real, zero_point: Real, spec: QuantSpec, to: str = "float32") -> float:
+def dequantize_exact(code: Real, scale: Real, zero_point: Real, spec: QuantSpec, to: str = "float32") -> float:
     """The real of one code, on Fractions: the definition of clauses D1 and D2.
+
+    Arguments are taken as the rationals that they are; raises ArgumentError for all that `dequantize` refuses.
 
     >>> dequantize_exact(3, 0.5, 1, QuantSpec(8))
     1.0
     """
-    s, z = Fraction(scale), Fraction(zero_point)
+    where = "dequantize_exact"
+    instance_of(spec, QuantSpec, "spec", where)
+    one_of(to, FORMATS, "dtype", where)
+    s, z = exact_parameters(scale, zero_point, spec, where)
+    c = rational(code, "code", where)
+    if not (isinstance(c, Fraction) and c.denominator == 1 and spec.qmin <= c <= spec.qmax):
+        raise ArgumentError(complaint(f"code={code}", f"an integer in [{spec.qmin}, {spec.qmax}]", where))
     if spec.dequantize == "scale-difference":
-        return float(round_fraction((code - z) * s, to))
-    first, second = round_fraction(code * s, to), round_fraction(z * s, to)
+        return float(round_fraction((c - z) * s, to))
+    first, second = round_fraction(c * s, to), round_fraction(z * s, to)
     if isinstance(first, Fraction) and isinstance(second, Fraction):
         return float(round_fraction(first - second, to))
     return float(first) - float(second)
 
 
-# ---- arguments ------------------------------------------------------------------------------------------------
+# ---- what both forms refuse -----------------------------------------------------------------------------------
 
 
-def reals(x: ArrayLike, what: str = "x") -> Reals:
-    """x as a float16, float32 or float64 array, values unchanged; integers and booleans become float64.
-
-    Raises ArgumentError for any other type and for integers that float64 cannot hold.
-
-    >>> reals([1, 2]).dtype, reals(np.float32(1)).dtype
-    (dtype('float64'), dtype('float32'))
-    """
-    a = np.asarray(x)
-    if a.dtype in (np.float16, np.float32, np.float64):
-        return a
-    if a.dtype.kind in "iub":
-        f = a.astype(np.float64)
-        if a.dtype.itemsize < 8 or bool(np.all(np.abs(f) <= 2.0**53)):
-            return f
-    types = "real numbers: float16, float32, float64, or integers up to 2^53"
-    raise ArgumentError(complaint(f"{what} of type {a.dtype}", types, "quantize", "convert it first"))
-
-
-class Parameters(NamedTuple):
-    """Scale and zero point, checked and spread over the tensor."""
-
-    s: Reals
-    z: Reals
-
-
-def _shaped(parameter: NDArray[Any], name: str, shape: tuple[int, ...], spec: QuantSpec) -> NDArray[Any]:
-    wanted = spec.granularity.parameter_shape(shape)
-    if parameter.shape not in ((), wanted):
-        got, should = f"{name} of shape {parameter.shape}", f"shape {wanted} (or a scalar)"
-        raise ArgumentError(complaint(got, should, f"{spec.granularity} of a tensor of shape {shape}"))
-    return spec.granularity.spread(parameter, shape) if parameter.shape else parameter
-
-
-def parameters(scale: ArrayLike, zero_point: ArrayLike, shape: tuple[int, ...], spec: QuantSpec) -> Parameters:
-    """Scale and zero point for a tensor of this shape, broadcastable against it.
-
-    Raises ArgumentError where a scale is not finite and > 0, where a zero point added after rounding is
-    not an integer in [qmin, qmax], and where a shape does not fit the granularity.
-    """
-    s, z = reals(scale, "scale"), reals(zero_point, "zero_point")
-    if not np.all(np.isfinite(s) & (s > 0)):
-        worst = s[~(np.isfinite(s) & (s > 0))].flat[0]
-        raise ArgumentError(complaint(f"scale={worst!s}", "finite and > 0", f"quantize(spec={spec})"))
-    if spec.zero_point_order == "after":
-        good = (z == np.rint(z)) & (z >= spec.qmin) & (z <= spec.qmax)
-        should, todo = f"an integer in [{spec.qmin}, {spec.qmax}]", "clip it or widen bits"
-    else:
-        good = np.isfinite(z)
-        should, todo = "finite", ""
-    if not np.all(good):
-        got = f"zero_point={z[~good].flat[0]:g}"
-        raise ArgumentError(complaint(got, should, f"quantize(spec={spec})", todo))
-    return Parameters(_shaped(s, "scale", shape, spec), _shaped(z, "zero_point", shape, spec))
-
-
-def _overflow_message(spec: QuantSpec, count: int) -> str:
+def overflow_error(spec: QuantSpec, count: int, where: str) -> CodeOverflowError:
+    """What is raised under `overflow="raise"` for so many codes outside [qmin, qmax]."""
     got = f"{count} value{'s' if count != 1 else ''} beyond the codes"
     should = f"in [{spec.qmin}, {spec.qmax}]"
-    return complaint(got, should, f"quantize(spec={spec}, overflow='raise')", "saturate, or enlarge the scale")
+    here = f"{where}(spec={spec}, overflow='raise')"
+    return CodeOverflowError(complaint(got, should, here, "saturate, or enlarge the scale"))
 
 
-def _code_of_nan(spec: QuantSpec, z: int) -> int:
+def code_of_nan(spec: QuantSpec) -> int | None:
+    """The code that NaN becomes (clause Q1); None where it is the code that 0 has.
+
+    Raises NotANumberError where the policy is `raise`.
+
+    >>> code_of_nan(QuantSpec(8, nan="qmin")), code_of_nan(QuantSpec(8, nan="zero"))
+    (-128, None)
+    """
     if spec.nan == "raise":
         todo = "clean the input, or name a policy: nan='zero', 'qmin' or 'qmax'"
         raise NotANumberError(complaint("NaN", "a real number", f"quantize(spec={spec}), clause Q1", todo))
-    return {"zero": z, "qmin": spec.qmin, "qmax": spec.qmax}[spec.nan]
+    return {"zero": None, "qmin": spec.qmin, "qmax": spec.qmax}[spec.nan]
 
 
 def _need_random_bits(random_bits: Any) -> Any:
@@ -200,6 +171,18 @@ def _need_random_bits(random_bits: Any) -> Any:
         should = "given: floor(q + u / 2^width) needs the bits u"
         raise ArgumentError(complaint("random_bits=None", should, "rounding='stochastic'"))
     return random_bits
+
+
+def _fraction_of_bits(random_bits: tuple[int, int] | None) -> Fraction:
+    try:
+        u, width = map(index, _need_random_bits(random_bits))
+        fits = 0 <= u < 1 << width
+    except (TypeError, ValueError):
+        fits = False
+    if not fits:
+        should = "(u, width), integers with 0 <= u < 2^width"
+        raise ArgumentError(complaint(f"random_bits={random_bits}", should, "rounding='stochastic'"))
+    return Fraction(u, 1 << width)
 
 
 # ---- the array form -------------------------------------------------------------------------------------------
@@ -222,33 +205,38 @@ def _stochastic(x: Reals, s: Reals, bits: NDArray[np.unsignedinteger]) -> NDArra
 
 def _random_bits(random_bits: ArrayLike | None, shape: tuple[int, ...]) -> NDArray[np.unsignedinteger]:
     u = np.asarray(_need_random_bits(random_bits))
+    u = u.astype(u.dtype.newbyteorder("="), copy=False)
     if u.dtype not in (np.uint8, np.uint16, np.uint32) or u.shape != shape:
         got = f"random_bits of type {u.dtype} and shape {u.shape}"
         raise ArgumentError(complaint(got, f"uint8, uint16 or uint32 of shape {shape}", "rounding='stochastic'"))
     return u
 
 
-def into_range(k: NDArray[np.float64], z: NDArray[np.float64], spec: QuantSpec) -> NDArray[np.int64]:
-    """Clauses Q5 and Q6: integers k (floats, possibly infinite) plus z, brought into [qmin, qmax]."""
+def into_range(k: NDArray[Any], z: NDArray[Any], spec: QuantSpec, where: str = "quantize") -> NDArray[np.int64]:
+    """Clauses Q5 and Q6: integers k (int64, or floats, possibly infinite) plus z, brought into [qmin, qmax].
+
+    Exact in the type of k and z, where qmin - z and qmax - z are.  Raises CodeOverflowError as the spec says.
+
+    >>> into_range(np.array([1e300, 2.0, -np.inf]), np.array(1.0), QuantSpec(8, overflow="wrap"))
+    array([   1,    3, -128])
+    """
     low, high = spec.qmin - z, spec.qmax - z
     beyond = (k < low) | (k > high)
-    if spec.overflow == "raise" and beyond.any():
-        raise CodeOverflowError(_overflow_message(spec, int(beyond.sum())))
+    if spec.overflow == "raise" and np.any(beyond):
+        raise overflow_error(spec, int(np.sum(beyond)), where)
     if spec.overflow == "wrap":
-        turn = 2.0**spec.bits
+        turn = 1 << spec.bits
         with np.errstate(invalid="ignore"):
             wrapped = np.mod(np.fmod(k, turn) - low, turn) + low
         k = np.where(np.isfinite(k), wrapped, k)
-    return (np.clip(k, low, high) + z).astype(np.int64)
+    return np.asarray(np.clip(k, low, high) + z).astype(np.int64)
 
 
-def _by_definition(
-    where: NDArray[np.bool_], codes: NDArray[np.int64], x: Reals, s: Reals, z: Reals, u: Any, spec: QuantSpec
-) -> None:
-    """Overwrite the codes at a few elements with the definition's."""
-    X, S, Z = (np.broadcast_to(v, codes.shape)[where].tolist() for v in (x, s, z))
-    U = [None] * len(X) if u is None else [(int(b), 8 * u.dtype.itemsize) for b in u[where]]
-    codes[where] = [quantize_exact(a, b, c, spec, d) for a, b, c, d in zip(X, S, Z, U, strict=True)]
+def _by_definition(where: NDArray[np.bool_], x: Reals, s: Reals, z: Reals, u: Any, spec: QuantSpec) -> list[int]:
+    """The codes of a few elements, by the definition."""
+    X, S, Z = (np.broadcast_to(v, where.shape)[where].tolist() for v in (x, s, z))
+    U = [None] * len(X) if u is None else [(b, 8 * u.dtype.itemsize) for b in u[where].tolist()]
+    return [quantize_exact(a, b, c, spec, d) for a, b, c, d in zip(X, S, Z, U, strict=True)]
 
 
 def quantize(
@@ -265,7 +253,8 @@ def quantize(
     scale, zero_point: scalars or of shape `spec.granularity.parameter_shape(x.shape)`; scale in reals per
     step, zero_point in codes.  Returns int32 codes (int64 above 31 bits) of x's shape.
 
-    +-inf saturates (also under `wrap`), NaN goes by `spec.nan`, -0 is 0, empty gives empty.
+    +-inf saturates (also under `wrap`), NaN goes by `spec.nan`, -0 is 0, empty gives empty.  A code by the
+    policy `qmin` or `qmax` is not beyond the codes; one by `zero` is what 0 gives, and may be.
     For `rounding="stochastic"`, random_bits holds uint8, uint16 or uint32 of x's shape.
 
     Raises ArgumentError for a scale not finite and > 0, a zero point or shape that does not fit;
@@ -274,39 +263,52 @@ def quantize(
     >>> quantize([0.5, 1.5, 2.5, -9.0], 1.0, spec=QuantSpec(bits=4))
     array([ 0,  2,  2, -8], dtype=int32)
     """
-    X = reals(x)
-    s, z = parameters(scale, zero_point, X.shape, spec)
+    return quantized(x, scale, zero_point, spec, random_bits)
+
+
+def quantized(
+    x: ArrayLike,
+    scale: ArrayLike,
+    zero_point: ArrayLike,
+    spec: QuantSpec,
+    random_bits: ArrayLike | None = None,
+    where: str = "quantize",
+) -> NDArray[np.int32] | NDArray[np.int64]:
+    """What `quantize` gives; its errors say that they come from `where`.
+
+    >>> quantized(2.5, 1.0, 0, QuantSpec(8))
+    array(2, dtype=int32)
+    """
+    instance_of(spec, QuantSpec, "spec", where)
+    X = reals(x, "x", where)
+    s, z = parameters(scale, zero_point, X.shape, spec, where)
     before, stochastic = spec.zero_point_order == "before", spec.rounding == "stochastic"
     u = _random_bits(random_bits, X.shape) if stochastic else None
-    nan = np.isnan(X)
-    some_nan = bool(nan.any())
-    if some_nan:
-        _code_of_nan(spec, 0)
-        X = np.where(nan, X.dtype.type(0), X)
+    nan, fill, real = np.isnan(X), None, X
+    if nan.any():
+        fill, real = code_of_nan(spec), np.where(nan, X.dtype.type(0), X)
     exact = spec.quotient == "exact"
-    q = QUOTIENTS[spec.quotient](X, s, z if before else None)
+    q = QUOTIENTS[spec.quotient](real, s, z if before else None)
     if u is not None:
-        k = _stochastic(X, s, u) if exact else _stochastic(q, np.ones(()), u)
+        k = _stochastic(real, s, u) if exact else _stochastic(q, np.ones(()), u)
     else:
         k = round_array(q, spec.rounding).astype(np.float64, copy=False)
-    offset = np.zeros(()) if before else z.astype(np.float64)
-    codes = into_range(np.asarray(k), offset, spec)
-    if exact and (spec.overflow == "wrap" or (u is not None and before)):
-        far = np.isfinite(X) & ((np.abs(q) >= EXACT_LIMIT / 2) | np.full(X.shape, u is not None and before))
-        if far.any():
-            _by_definition(far, codes, X, s, z, u, spec)
-    if some_nan:
-        fill = np.rint(z).astype(np.int64) if spec.nan == "zero" else _code_of_nan(spec, 0)
-        codes = np.where(nan, fill, codes)
-    shaped: NDArray[Any] = codes.astype(spec.code_dtype).reshape(X.shape)
-    return shaped
+    k, offset = np.asarray(k), np.zeros(()) if before else z.astype(np.float64)
+    if exact and (spec.overflow == "wrap" or (stochastic and before)):
+        far = np.isfinite(real) & ((np.abs(q) >= EXACT_LIMIT / 2) | (stochastic and before))
+        k[far] = _by_definition(far, X, s, z, u, spec) - np.broadcast_to(offset, X.shape)[far]
+    if fill is not None:
+        k = np.where(nan, fill - offset, k)
+    codes: NDArray[Any] = into_range(k, offset, spec, where).astype(spec.code_dtype).reshape(X.shape)
+    return codes
 
 
 def _format_name(dtype: DTypeLike | str) -> str:
-    name = dtype if dtype == "bfloat16" else np.dtype(dtype).name
-    if name not in FORMATS:
-        raise ArgumentError(complaint(f"dtype={name}", f"one of {', '.join(FORMATS)}", "dequantize"))
-    return str(name)
+    try:
+        name: object = dtype if isinstance(dtype, str) and dtype == "bfloat16" else np.dtype(dtype).name
+    except TypeError:
+        name = dtype
+    return one_of(name, FORMATS, "dtype", "dequantize")
 
 
 def dequantize(
@@ -328,13 +330,14 @@ def dequantize(
     >>> dequantize([-2, 0, 3], 0.5, 1, spec=QuantSpec(bits=3))
     array([-1.5, -0.5,  1. ], dtype=float32)
     """
+    instance_of(spec, QuantSpec, "spec", "dequantize")
     c = np.asarray(codes)
     if c.dtype.kind not in "iu" and c.size:
         raise ArgumentError(complaint(f"codes of type {c.dtype}", "integers", "dequantize"))
     if c.size and not (spec.qmin <= c.min() and c.max() <= spec.qmax):
         got = f"codes from {c.min()} to {c.max()}"
         raise ArgumentError(complaint(got, f"in [{spec.qmin}, {spec.qmax}]", f"dequantize(spec={spec})"))
-    s, z = parameters(scale, zero_point, c.shape, spec)
+    s, z = parameters(scale, zero_point, c.shape, spec, "dequantize")
     to = _format_name(dtype)
     q, S, Z = c.astype(np.float64), s.astype(np.float64), z.astype(np.float64)
     if spec.dequantize == "difference-of-products":

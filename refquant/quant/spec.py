@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ..arith.quotient import QUOTIENTS
 from ..arith.rounding import MODES
-from ..errors import ArgumentError, complaint
+from ..errors import ArgumentError, complaint, one_of
 from .granularity import Granularity, PerTensor, granularity_from_json
 
 __all__ = ["CHOICES", "QuantSpec", "fields_from_json"]
@@ -35,11 +36,11 @@ def fields_from_json(cls: type, text: str) -> dict[str, Any]:
     """
     try:
         data = json.loads(text)
-    except (TypeError, ValueError):
-        raise ArgumentError(complaint(f"text {text!r:.60}", "JSON", f"{cls.__name__}.from_json")) from None
+    except (TypeError, ValueError, RecursionError):
+        raise ArgumentError(complaint(f"text {reprlib.repr(text)}", "JSON", f"{cls.__name__}.from_json")) from None
     names = {f.name for f in fields(cls)}
     if not isinstance(data, dict) or set(data) != names:
-        got = f"fields {sorted(data) if isinstance(data, dict) else data!r}"
+        got = f"fields {sorted(data)}" if isinstance(data, dict) else reprlib.repr(data)
         raise ArgumentError(complaint(got, f"exactly {sorted(names)}", f"{cls.__name__}.from_json"))
     return data
 
@@ -51,7 +52,8 @@ class QuantSpec:
     bits: 1 to 32.  signed: codes -2^(b-1)..2^(b-1)-1, else 0..2^b-1.  narrow: the least code is left out.
     rounding: clause Q4, one of the nine modes or `stochastic` (random bits are the caller's).
     quotient: clause Q2.  zero_point_order: `after` rounding (Q5, an integer) or `before` (Q3, a real).
-    overflow: clause Q6.  nan: clause Q1: `raise`, or the code that NaN becomes (`zero` is the zero point).
+    overflow: clause Q6.  nan: clause Q1: `raise`, or the code that NaN becomes: `qmin`, `qmax`, or `zero`, the
+    code that 0 has (the zero point, if it is added after rounding; else what these rules make of 0).
     dequantize: `scale-difference` is (q - z) s; `difference-of-products` is q s - z s, each product rounded.
     granularity: which elements share a scale.
 
@@ -77,16 +79,15 @@ class QuantSpec:
 
     def __post_init__(self) -> None:
         if type(self.bits) is not int or not 1 <= self.bits <= 32:
-            raise ArgumentError(complaint(f"bits={self.bits!r}", "an integer from 1 to 32", "QuantSpec"))
+            raise ArgumentError(complaint(f"bits={reprlib.repr(self.bits)}", "an integer from 1 to 32", "QuantSpec"))
         for name in ("signed", "narrow"):
             if type(getattr(self, name)) is not bool:
-                raise ArgumentError(complaint(f"{name}={getattr(self, name)!r}", "True or False", "QuantSpec"))
+                got = f"{name}={reprlib.repr(getattr(self, name))}"
+                raise ArgumentError(complaint(got, "True or False", "QuantSpec"))
         for name, names in CHOICES.items():
-            if getattr(self, name) not in names:
-                got = f"{name}={getattr(self, name)!r}"
-                raise ArgumentError(complaint(got, f"one of {', '.join(names)}", "QuantSpec"))
+            one_of(getattr(self, name), names, name, "QuantSpec")
         if not isinstance(self.granularity, Granularity):
-            got = f"granularity={self.granularity!r}"
+            got = f"granularity={reprlib.repr(self.granularity)}"
             raise ArgumentError(complaint(got, "PerTensor(), PerChannel(axis) or PerGroup(axis, size)", "QuantSpec"))
         if self.narrow and self.overflow == "wrap":
             got = "narrow=True with overflow='wrap'"
