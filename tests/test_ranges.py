@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from fractions import Fraction
+from typing import Any
 
 import numpy as np
 import pytest
@@ -78,50 +79,67 @@ class Rounded:
 
 
 def exponent_by_search(v: Fraction, good: Callable[[Fraction], bool]) -> Fraction:
-    """The least power of two that is good."""
-    e = -400
+    """The least power of two that is good, not far from v."""
+    e = v.numerator.bit_length() - v.denominator.bit_length() - 40
     while not good(Fraction(2) ** e):
         e += 1
     return Fraction(2) ** e
 
 
 def by_definition(lo: float, hi: float, spec: rq.QuantSpec, rule: str) -> tuple[float, int]:
-    fl = Rounded("float32" if RULES[rule].dtype is np.float32 else "float64")
-    L, H = fl(lo), fl(hi)
+    narrow = RULES[rule].dtype is np.float32
+    fl = Rounded("float32" if narrow else "float64")
     if rule not in ("affine-as-given", "tensorflow-nudged"):
-        L, H = min(L, Fraction(0)), max(H, Fraction(0))
-    big, n, qmin, qmax = max(-L, H), spec.qmax - spec.qmin, spec.qmin, spec.qmax
+        lo, hi = min(lo, 0.0), max(hi, 0.0)
+    L, H = fl(lo), fl(hi)
+    big, n, qmin, qmax = max(-L, H), *map(fl, (spec.qmax - spec.qmin, spec.qmin, spec.qmax))
+    least = Fraction(2) ** (-149 if narrow else -1074)
+    extent = hi > lo and (rule != "symmetric-full" or spec.qmin < 0 or hi > 0)
     if rule.startswith("power-of-two"):
         good: dict[str, Callable[[Fraction], bool]] = {
             "power-of-two-up": lambda s: s * qmax >= big,
             "power-of-two-nearest": lambda s: 2 * s * s > (big / qmax) ** 2,
-            "power-of-two-floor": lambda s: 2 * s * 2 ** (qmax.bit_length() - 1) > big,
+            "power-of-two-floor": lambda s: 2 * s * 2 ** (spec.qmax.bit_length() - 1) > big,
         }
         s = exponent_by_search(big, good[rule]) if big else Fraction(0)
     elif rule in ("symmetric-half", "torch-symmetric"):
-        s = fl(big / Fraction(n, 2))
+        s = fl(big / (n / 2))
     elif rule == "symmetric-full":
-        s = max(fl(L / qmin) if qmin else Fraction(0), fl(H / qmax))
+        s = max(fl(L / qmin) if qmin < 0 else Fraction(0), fl(H / qmax) if H > 0 else Fraction(0))
     elif rule == "symmetric":
         s = fl(big / qmax)
     else:
         s = fl(fl(H - L) / n)
-    if s > 0 and rule.startswith("torch"):
+    if rule.startswith("torch"):
         s = max(s, Fraction(2) ** -23)
-    s = s if s > 0 else Fraction(1)
+    elif s < least:
+        s = least if extent else Fraction(1)
     low, high = fl(L / s), fl(H / s)
     if rule in ("affine", "affine-float32", "affine-as-given", "onnx-dynamic"):
         z = round_exact(fl(qmin - low), "half_even")
     elif rule in ("affine-away", "tensorflow-nudged"):
         z = round_exact(fl(qmin - low), "half_away")
     elif rule == "torch-affine":
-        z = qmin - round_exact(low, "half_even")
+        z = int(fl(qmin - round_exact(low, "half_even")))
+    elif rule == "tflite" and lo == hi == 0:
+        z = 0
     elif rule == "tflite":
         from_low = fl(abs(qmin) + abs(low)) < fl(abs(qmax) + abs(high))
         z = round_exact(fl(qmin - low) if from_low else fl(qmax - high), "half_away")
     else:
         z = 0
-    return float(max(Rounded("float32")(s), Fraction(2) ** -149)), z if z == 0 else min(max(z, qmin), qmax)
+    return float(max(Rounded("float32")(s), Fraction(2) ** -149)), min(max(z, spec.qmin), spec.qmax)
+
+
+SPECS = [
+    rq.QuantSpec(8),
+    rq.QuantSpec(8, False),
+    rq.QuantSpec(4, narrow=True),
+    rq.QuantSpec(4, False, narrow=True),
+    rq.QuantSpec(32),  # float32 holds neither qmax nor the number of steps
+    rq.QuantSpec(32, False),
+]
+TINY = [(0.0, 1e-44), (-1e-44, 0.0), (0.0, 1e-46), (-3e-310, 1e-310), (-5e-324, 0.0), (0.0, 5e-324), (1e-45, 2e-45)]
 
 
 @pytest.mark.guarantee(
@@ -130,7 +148,7 @@ def by_definition(lo: float, hi: float, spec: rq.QuantSpec, rule: str) -> tuple[
     clauses="R1 R2 R3 R4 R5 R6 R7 R8 R9 R10 R11 R12 R13 R14 R15",
 )
 @pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("spec", [rq.QuantSpec(8), rq.QuantSpec(8, False), rq.QuantSpec(4, narrow=True)], ids=str)
+@pytest.mark.parametrize("spec", SPECS, ids=str)
 def test_every_rule_is_its_definition(rule: str, spec: rq.QuantSpec) -> None:
     rng = np.random.default_rng(0)
     middle, width = rng.normal(0, 1, 400), np.abs(rng.normal(0, 1, 400))
@@ -141,6 +159,7 @@ def test_every_rule_is_its_definition(rule: str, spec: rq.QuantSpec) -> None:
     lo[:200] = -steps[:200] / 2 * size[:200]
     hard = [(0.0, 0.0), (-1.0, 0.0), (0.0, 1.0), (2.0, 3.0), (-3.0, -2.0), (-1e-44, 2e-45), (-3e38, 3e37), (-1.0, 1.0)]
     lo, hi = (np.append(v, [pair[i] for pair in hard]).astype(np.float32) for i, v in enumerate((lo, hi)))
+    lo, hi = (np.append(v.astype(np.float64), [pair[i] for pair in TINY]) for i, v in enumerate((lo, hi)))
     scale, zero_point = rq.range_parameters(lo, hi, spec=spec, rule=rule)
     for i, (a, b) in enumerate(zip(lo.tolist(), hi.tolist(), strict=True)):
         assert (float(scale[i]), int(zero_point[i])) == by_definition(a, b, spec, rule), (a, b)
@@ -162,6 +181,75 @@ def test_what_public_reports_say_of_rules() -> None:
     kept = {r: int(rq.range_parameters(2.0, 3.0, spec=byte, rule=r)[1]) for r in ("affine", "affine-as-given")}
     assert kept == {"affine": 0, "affine-as-given": 0}
     assert rq.range_parameters(2.0, 3.0, spec=byte, rule="affine-as-given")[0] == np.float32(1 / 255)
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_only_a_range_without_extent_has_scale_1(rule: str) -> None:
+    smallest = float(np.finfo(np.float32).smallest_subnormal)
+    least = RULES[rule].least
+    lo, hi = np.array(TINY).T
+    scale, _ = rq.range_parameters(lo, hi, spec=rq.QuantSpec(16), rule=rule)
+    assert set(scale.tolist()) == {least or smallest}
+    assert rq.range_parameters(0.0, 0.0, spec=rq.QuantSpec(16), rule=rule)[0] == (least or 1.0)
+
+
+def test_zero_points_of_32_bits_stay_on_the_grid() -> None:
+    """float32 rounds 2^32 - 1 up to 2^32: bringing z into range is not a step of the rule's arithmetic."""
+    for rule in RULES:
+        for spec in (rq.QuantSpec(32, False), rq.QuantSpec(32), rq.QuantSpec(31)):
+            for lo, hi in ((-1.0, 0.0), (0.0, 1.0), (-1.0, 1e-3), (-3.0, -2.0)):
+                scale, z = rq.range_parameters(lo, hi, spec=spec, rule=rule)
+                rq.quantize([lo, hi], scale, z, spec=spec)
+                assert spec.qmin <= int(z) <= spec.qmax
+
+
+def numbers(parameters: tuple[Any, Any]) -> list[float]:
+    return [float(v) for v in parameters]
+
+
+def test_torch_and_tflite_on_the_empty_range() -> None:
+    for rule, bits in (("torch-affine", -128), ("torch-symmetric", 0)):
+        for hi in (0.0, 1e-44):
+            assert numbers(rq.range_parameters(0.0, hi, spec=rq.QuantSpec(8), rule=rule)) == [2.0**-23, bits]
+    for signed in (True, False):
+        assert numbers(rq.range_parameters(0.0, 0.0, spec=rq.QuantSpec(8, signed), rule="tflite")) == [1, 0]
+
+
+def test_one_bit_with_a_sign_has_no_positive_code_to_divide_by() -> None:
+    one = rq.QuantSpec(1)
+    for rule in ("symmetric", "power-of-two-up", "power-of-two-nearest", "power-of-two-floor"):
+        for lo, hi in ((-2.0, 0.0), (0.0, 0.0), (-1.0, 1.0)):
+            with pytest.raises(ArgumentError, match=r"qmax=0 \(int1\), but should be > 0"):
+                rq.range_parameters(lo, hi, spec=one, rule=rule)
+    assert numbers(rq.range_parameters(-2.0, 0.0, spec=one, rule="symmetric-full")) == [2, 0]
+    with pytest.raises(ArgumentError, match="qmax=0"):
+        rq.range_parameters(-2.0, 1.0, spec=one, rule="symmetric-full")
+    for rule in ("affine", "symmetric-half", "torch-symmetric", "tflite"):
+        rq.range_parameters(-2.0, 1.0, spec=one, rule=rule)
+
+
+def test_symmetric_rules_give_the_code_nearest_to_0() -> None:
+    for rule in (rule for rule in RULES if "symmetric" in rule or "power" in rule):
+        for spec in SPECS:
+            z = int(rq.range_parameters(-1.0, 2.0, spec=spec, rule=rule)[1])
+            assert z == (1 if spec.narrow and not spec.signed else 0)
+
+
+@pytest.mark.parametrize(
+    ("lo", "hi", "text"),
+    [
+        ("a", 1.0, r"lo of type <U1.*\[range_parameters\(affine\)\]"),
+        ([0.0, 0.0], [1.0, 2.0, 3.0], r"lo of shape \(2,\), hi of shape \(3,\)"),
+        ([0.0, 2.0], 1.0, r"range \[2.0, 1.0\]"),
+    ],
+)
+def test_bad_ends_are_named(lo: Any, hi: Any, text: str) -> None:
+    with pytest.raises(ArgumentError, match=text):
+        rq.range_parameters(lo, hi, spec=rq.QuantSpec(8))
+    with pytest.raises(ArgumentError, match=r"rule=\[\]"):
+        rq.range_parameters(0.0, 1.0, spec=rq.QuantSpec(8), rule=[])  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="spec=None"):
+        rq.range_parameters(0.0, 1.0, spec=None)  # type: ignore[arg-type]
 
 
 def test_scales_beyond_float32_are_refused() -> None:

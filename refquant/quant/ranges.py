@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arith.rounding import round_array
-from ..errors import ArgumentError, complaint
-from .quantizer import reals
+from ..errors import ArgumentError, complaint, instance_of, one_of
+from .arguments import reals, top_code
 from .spec import QuantSpec
 
 __all__ = ["RULES", "Rule", "range_parameters"]
@@ -25,31 +25,42 @@ Reals = NDArray[Any]
 # ---- scales ---------------------------------------------------------------------------------------------------
 
 
+def _kept(s: Reals, size: Reals) -> Reals:
+    """s, or the least positive number of its type where size > 0 but s, which is proportional to it, underflows."""
+    return np.where((s == 0) & (size > 0), np.finfo(s.dtype).smallest_subnormal, s)
+
+
+def _over(size: Reals, steps: float) -> Reals:
+    """size / steps in the arithmetic of size; 0 only where size is 0."""
+    return _kept(np.asarray(size / size.dtype.type(steps)), size)
+
+
 def _span(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
     """(hi - lo) / n: n steps span the range."""
-    return np.asarray((hi - lo) / lo.dtype.type(spec.qmax - spec.qmin))
+    return _over(hi - lo, spec.qmax - spec.qmin)
 
 
 def _magnitude(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
     """max(|lo|, |hi|) / qmax."""
-    return np.asarray(np.maximum(-lo, hi) / lo.dtype.type(spec.qmax))
+    return _over(np.maximum(-lo, hi), top_code(spec, "range_parameters"))
 
 
 def _magnitude_half(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
     """max(|lo|, |hi|) / (n / 2): 127.5 for int8."""
-    return np.asarray(np.maximum(-lo, hi) / lo.dtype.type((spec.qmax - spec.qmin) / 2))
+    return _over(np.maximum(-lo, hi), (spec.qmax - spec.qmin) / 2)
 
 
 def _either_end(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
-    """max(lo / qmin, hi / qmax): the least scale at which neither end is clipped."""
-    low = lo / lo.dtype.type(spec.qmin) if spec.qmin else np.zeros_like(lo)
-    return np.asarray(np.maximum(low, hi / lo.dtype.type(spec.qmax)))
+    """max(lo / qmin, hi / qmax): the least scale at which neither end is clipped; lo says nothing to unsigned codes."""
+    low = _over(-lo, -spec.qmin) if spec.qmin < 0 else np.zeros_like(lo)
+    return np.maximum(low, _over(hi, top_code(spec, "range_parameters"))) if np.any(hi > 0) else low
 
 
 def _power(exponent: Callable[[Reals, int], Reals]) -> Callable[[Reals, Reals, QuantSpec], Reals]:
     def scale(lo: Reals, hi: Reals, spec: QuantSpec) -> Reals:
-        largest = np.maximum(-lo, hi)
-        return np.asarray(np.ldexp(np.where(largest > 0, 1.0, 0.0), exponent(largest, spec.qmax)))
+        fraction, e = np.frexp(np.maximum(-lo, hi))  # apart, since fraction / qmax does not underflow
+        s = np.ldexp(np.where(fraction > 0, 1.0, 0.0), exponent(fraction, top_code(spec, "range_parameters")) + e)
+        return _kept(np.asarray(s), fraction)
 
     return scale
 
@@ -89,11 +100,11 @@ def _low_rounded_first(lo: Reals, hi: Reals, s: Reals, spec: QuantSpec) -> Reals
 
 
 def _smaller_error(lo: Reals, hi: Reals, s: Reals, spec: QuantSpec) -> Reals:
-    """Of qmin - lo / s and qmax - hi / s the one computed from smaller numbers; ties away from zero."""
+    """Of qmin - lo / s and qmax - hi / s the one computed from smaller numbers, ties away from zero; 0 for [0, 0]."""
     qmin, qmax = lo.dtype.type(spec.qmin), lo.dtype.type(spec.qmax)
     low, high = lo / s, hi / s
     from_low = abs(qmin) + np.abs(low) < abs(qmax) + np.abs(high)
-    return round_array(np.where(from_low, qmin - low, qmax - high), "half_away")
+    return np.where(lo == hi, 0.0, round_array(np.where(from_low, qmin - low, qmax - high), "half_away"))
 
 
 # ---- rules ----------------------------------------------------------------------------------------------------
@@ -105,7 +116,7 @@ class Rule:
 
     source: where it is written.  quirk: what surprises in it.  dtype: the arithmetic of every step.
     scale: (lo, hi, spec) -> s.  zero_point: (lo, hi, s, spec) -> z, then clamped to [qmin, qmax].
-    with_zero: the range is first made to hold 0.  least: no scale is below this.
+    with_zero: the range is first made to hold 0.  least: no scale is below this, not even that of [0, 0].
     """
 
     source: str
@@ -150,7 +161,7 @@ RULES: dict[str, Rule] = {
     ),
     "torch-affine": Rule(  # R9
         "PyTorch 2, torch.ao.quantization.observer, qparams of affine schemes",
-        "s is at least 2^-23; z from lo / s rounded alone",
+        "s is at least 2^-23, for [0, 0] too; z from lo / s rounded alone",
         _span,
         _low_rounded_first,
         _F32,
@@ -158,14 +169,14 @@ RULES: dict[str, Rule] = {
     ),
     "torch-symmetric": Rule(  # R10
         "PyTorch 2, the same, symmetric schemes of signed codes",
-        "127.5; s is at least 2^-23",
+        "127.5; s is at least 2^-23, for [0, 0] too",
         _magnitude_half,
         dtype=_F32,
         least=_EPS32,
     ),
     "tflite": Rule(  # R11
         "TensorFlow Lite, kernels/internal/quantization_util, parameters of a range in double; gemmlowp's example",
-        "z from the end of smaller error; ties away from zero",
+        "z from the end of smaller error, ties away from zero; [0, 0] is an exception: z = 0, s = 0 (1 here)",
         _span,
         _smaller_error,
     ),
@@ -194,32 +205,47 @@ def range_parameters(
     """The scale (float32) and zero point (integer) that a named rule gives to the range [lo, hi].
 
     lo, hi: reals of the parameters' shape.  Computed in the rule's arithmetic; z is found from the scale of
-    that arithmetic, which is then rounded to float32.  A range without extent gives scale 1 (the zero point
-    of 0), and a scale below float32 is its smallest subnormal.  Symmetric rules give 0, whatever the codes.
+    that arithmetic, which is then rounded to float32, and is brought into [qmin, qmax].  A range without extent
+    gives scale 1, unless the rule has a least scale; one with extent gives at least the smallest positive
+    float32, also where a step underflows.  Symmetric rules give the code nearest to 0: 0 itself, or 1 where the
+    codes are unsigned and narrow.
 
-    Raises ArgumentError for an unknown rule, for ends that are not finite or not in order, and where the scale
-    overflows float32.
+    Raises ArgumentError for an unknown rule, for ends that are not finite or not in order, for a rule that
+    divides by qmax on a grid without positive codes, and where the scale overflows float32.
 
     >>> scale, zero_point = range_parameters(-1.0, 3.0, spec=QuantSpec(8, signed=False), rule="affine")
     >>> scale == np.float32(4 / 255), int(zero_point)
     (np.True_, 64)
     """
-    if rule not in RULES:
-        raise ArgumentError(complaint(f"rule={rule!r}", f"one of {', '.join(RULES)}", "range_parameters"))
+    here = f"range_parameters({one_of(rule, RULES, 'rule', 'range_parameters')})"
+    instance_of(spec, QuantSpec, "spec", here)
     row = RULES[rule]
+    lo, hi = _ends(lo, hi, here)
+    if row.with_zero:
+        lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        L: Reals = reals(lo, "lo").astype(row.dtype)
-        H: Reals = reals(hi, "hi").astype(row.dtype)
-        if not (np.all(np.isfinite(L)) and np.all(np.isfinite(H)) and np.all(L <= H)):
-            raise ArgumentError(complaint(f"range [{L}, {H}]", "finite, lo <= hi", "range_parameters"))
-        zero = row.dtype(0)
-        if row.with_zero:
-            L, H = np.minimum(L, zero), np.maximum(H, zero)
-        s: Reals = np.asarray(row.scale(L, H, spec), row.dtype)
-        s = np.where(s > 0, np.maximum(s, row.dtype(row.least)), row.dtype(1))
-        z = np.clip(row.zero_point(L, H, s, spec), spec.qmin, spec.qmax)
+        L, H = lo.astype(row.dtype), hi.astype(row.dtype)
+        extent = row.scale(lo, hi, spec) > 0
+        tiny = np.finfo(row.dtype).smallest_subnormal
+        s: Reals = np.maximum(row.scale(L, H, spec), row.least or np.where(extent, tiny, 1)).astype(row.dtype)
         scale = np.maximum(s.astype(np.float32), np.finfo(np.float32).smallest_subnormal)
-    if not np.all(np.isfinite(scale)):
-        got = f"range [{L}, {H}], whose scale is infinite"
-        raise ArgumentError(complaint(got, "a scale that float32 holds", f"range_parameters({rule})"))
-    return np.asarray(scale), np.asarray(z).astype(np.int64)
+        if not np.all(np.isfinite(scale)):
+            i = np.flatnonzero(~np.isfinite(scale))[0]
+            got = f"range [{lo.flat[i]}, {hi.flat[i]}], whose scale is infinite"
+            raise ArgumentError(complaint(got, "a scale that float32 holds", here))
+        z = row.zero_point(L, H, s, spec).astype(np.float64)  # in which every qmin and qmax is exact
+    return np.asarray(scale), np.asarray(np.clip(z, spec.qmin, spec.qmax)).astype(np.int64)
+
+
+def _ends(lo: ArrayLike, hi: ArrayLike, where: str) -> tuple[Reals, Reals]:
+    """Both ends of every range in float64, of one shape."""
+    low, high = reals(lo, "lo", where).astype(np.float64), reals(hi, "hi", where).astype(np.float64)
+    try:
+        low, high = np.broadcast_arrays(low, high)
+    except ValueError:
+        got = f"lo of shape {low.shape}, hi of shape {high.shape}"
+        raise ArgumentError(complaint(got, "one shape, that of the parameters", where)) from None
+    bad = ~(np.isfinite(low) & np.isfinite(high) & (low <= high))
+    if np.any(bad):
+        raise ArgumentError(complaint(f"range [{low[bad][0]}, {high[bad][0]}]", "finite, lo <= hi", where))
+    return low, high

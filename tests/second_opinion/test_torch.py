@@ -62,8 +62,9 @@ def test_observers(agree: Callable[..., None]) -> None:
     from torch.ao.quantization.observer import MinMaxObserver
 
     rng = np.random.default_rng(3)
-    for i in range(200):
-        x = (rng.normal(rng.uniform(-2, 2), 1, 50) * 10.0 ** rng.integers(-9, 5)).astype(np.float32)
+    some = [rng.normal(rng.uniform(-2, 2), 1, 50) * 10.0 ** rng.integers(-9, 5) for _ in range(200)]
+    small = [[0, 0], [0, 1e-44], [-1e-44, 0], [-1e-44, 1e-45], [-1e-40, 1e-38], [1e-45, 3e-45], [0, 2.0**-23 * 255]]
+    for i, x in enumerate(np.asarray(v, np.float32) for v in [*some, *small]):
         for scheme, rule, dtype, signed in (
             (torch.per_tensor_affine, "torch-affine", torch.quint8, False),
             (torch.per_tensor_affine, "torch-affine", torch.qint8, True),
