@@ -1,5 +1,6 @@
 """Sums of terms: bit slicing, decay, the lossless end, storage."""
 
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 import refquant as rq
 from refquant.arith.rounding import round_exact
 from refquant.errors import ArgumentError, NotANumberError
-from refquant.quant.multiterm import encode_greedy, encode_ladder, rest_of, with_counts
+from refquant.quant.multiterm import absmax_scale, encode_greedy, encode_ladder, rest_of, sound, with_counts
 
 ALL_FLOAT16 = np.arange(65536, dtype=np.uint16).view(np.float16)
 FINITE_FLOAT16 = ALL_FLOAT16[np.isfinite(ALL_FLOAT16)]
@@ -128,6 +129,42 @@ def test_truncation_keeps_the_first_terms_and_selection_the_right_sums() -> None
     assert cut.storage_bits == chosen.storage_bits == (5 * 3 + 32) * (1 + 3 + 2)
 
 
+def test_ladders_of_32_bits_keep_their_codes() -> None:
+    spec = rq.QuantSpec(32, signed=False)
+    codes = encode_ladder([3e9, 4294967295.0, 1e10], 1.0, spec=spec, terms=1, rest=rest_of(spec)).codes
+    assert codes.tolist() == [[3000000000, 4294967295, 4294967295]]
+
+
+def test_a_zero_points_order_says_nothing_to_sums() -> None:
+    x = np.arange(-20, 20, dtype=np.float32) / 8
+    specs = [rq.QuantSpec(3, narrow=True, zero_point_order=order) for order in ("after", "before")]
+    a, b = (encode_ladder(x, 0.5, spec=spec, terms=2, rest=rest_of(spec)).codes for spec in specs)
+    assert np.array_equal(a, b)
+
+
+def test_sums_that_do_not_belong_together_are_refused() -> None:
+    spec = rq.QuantSpec(3, granularity=rq.PerChannel(0))
+    good = rq.MultiTerm(np.array([[[3], [-4]]]), np.array([[0.5, 1.0]]), (spec,), np.array([1, 1]))
+    assert sound(good, "here") is good
+    unused = replace(good, codes=np.array([[[3], [1]], [[1], [0]]]), scales=np.ones((2, 2)), specs=(spec, spec))
+    assert sound(replace(unused, counts=np.array([2, 1])), "here").terms == 2
+    bad: list[tuple[dict[str, object], str]] = [
+        ({"codes": good.codes + 1}, "codes of term 1 from -3 to 4"),
+        ({"codes": good.codes + 0.0}, "codes of type float64"),
+        ({"codes": good.codes.repeat(2, 0)}, "shapes"),
+        ({"scales": np.array([[0.5, np.nan]])}, "scale=nan"),
+        ({"scales": np.array([[0.5, -1.0]])}, "scale=-1.0"),
+        ({"scales": np.array([[0.5]])}, "shapes"),
+        ({"counts": np.array([1, 2])}, "counts from 1 to 2"),
+        ({"specs": ()}, "0 specs"),
+    ]
+    for change, text in bad:
+        with pytest.raises(ArgumentError, match=rf"{text}.*\[here\]"):
+            sound(replace(good, **change), "here")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="codes of term 2"):
+        sound(replace(unused, counts=np.array([1, 1])), "here")
+
+
 @pytest.mark.parametrize(
     ("call", "error", "text"),
     [
@@ -139,6 +176,26 @@ def test_truncation_keeps_the_first_terms_and_selection_the_right_sums() -> None
             ArgumentError,
             "exact in float64",
         ),
+        *(
+            (
+                lambda s=scale: encode_ladder([1.0], s, spec=rq.QuantSpec(3), terms=2, rest=rq.QuantSpec(3)),
+                ArgumentError,
+                text,
+            )
+            for scale, text in (
+                (np.nan, "scale=nan, but should be finite and > 0 .encode_ladder"),
+                (-1.0, "scale=-1.0"),
+                (0.0, "scale=0.0"),
+                ([1.0, 2.0], r"scale of shape \(2,\)"),
+                ("a", "scale of type <U1"),
+            )
+        ),
+        (
+            lambda: encode_ladder([0.0], 5e-324, spec=rq.QuantSpec(3), terms=2, rest=rq.QuantSpec(3)),
+            ArgumentError,
+            r"scale / L\^\(T-1\)=0.0",
+        ),
+        (lambda: absmax_scale(np.ones(3), rq.QuantSpec(1)), ArgumentError, r"qmax=0 \(int1\).*absmax_scale"),
     ],
 )
 def test_refusals(call: object, error: type[Exception], text: str) -> None:

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 
 from ..errors import ArgumentError, complaint
 from ..quant.integer_spec import IntegerSpec
+from ..quant.multiterm import sound
 from ..quant.quantizer import fake_quantize
-from .edges import Edge, edges_of, layer_of
+from .edges import Edge, check_names, edges_of, layer_of
 from .fold import fold_batch_norm
 from .graph import Graph, Node
 from .op import Array, Params
@@ -35,28 +36,18 @@ def fake_program(graph: Graph, plan: QuantPlan) -> Program:
     Raises ArgumentError for a plan of another network.
     """
     graph = fold_batch_norm(graph)
-    read = [t for node in graph.linear_nodes for t in node.inputs]
-    _check_names("weights", plan.weights, [node.name for node in graph.linear_nodes], graph)
-    _check_names("activations", plan.activations, read if plan.integer is None else list(graph.shapes), graph)
+    check_names(graph, plan)
     if plan.integer is not None:
         return _all_quantized(graph, plan, plan.integer)
     params = {node.name: {**graph.params(node), **_weight(graph, node, plan)} for node in graph.nodes}
     return _read_quantized(graph, params, plan)
 
 
-def _check_names(field: str, names: Mapping[str, object], known: list[str], graph: Graph) -> None:
-    unknown = [name for name in names if name not in known]
-    if unknown:
-        got, should = f"{field} of {', '.join(unknown)}", f"among {', '.join(dict.fromkeys(known))}"
-        raise ArgumentError(complaint(got, should, f"plan for {graph.name}"))
-
-
 def _weight(graph: Graph, node: Node, plan: QuantPlan) -> Params:
     """{"weight": the plan's weight of a node}, decoded; {} where the node keeps its own."""
-    W = plan.weight(node.name)
-    if W is None:
+    if node.name not in plan.weights:
         return {}
-    wanted = graph.param(node, "weight").shape
+    W, wanted = sound(plan.weights[node.name], f"weight of {node.name}").decode(), graph.param(node, "weight").shape
     if W.shape != wanted:
         raise ArgumentError(complaint(f"a weight of shape {W.shape}", f"{wanted}", f"plan for node {node.name}"))
     return {"weight": W}

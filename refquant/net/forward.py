@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arith.blas import one_blas_thread
-from ..errors import ArgumentError, NotANumberError, complaint
+from ..errors import ArgumentError, NotANumberError, complaint, instance_of, one_of
 from .floating import fake_program, float_program
 from .graph import Graph
 from .integer import integer_program
@@ -100,7 +100,7 @@ def forward(
     [[0.0], [6.0]]
     """
     images = _checked_images(graph, x)
-    program = _row(mode)(graph, plan)
+    program = MODES[one_of(mode, MODES, "mode", "forward")](graph, plan)
     shapes = program.graph.shapes
     N, names = len(images), list(shapes) if trace else [program.graph.output]
     results: Trace = {name: np.empty((N, *shapes[name]), program.dtype) for name in names}
@@ -118,12 +118,6 @@ def forward(
                 progress(done)
     logits = results[program.graph.output]
     return (logits, results) if trace else logits
-
-
-def _row(mode: str) -> Prepare:
-    if mode not in MODES:
-        raise ArgumentError(complaint(f"mode={mode!r}", f"one of {', '.join(MODES)}", "forward"))
-    return MODES[mode]
 
 
 def _workers(workers: int | None) -> int:
@@ -159,9 +153,7 @@ def _float(graph: Graph, plan: QuantPlan | None) -> Program:
 
 def _with_plan(mode: str, prepare: Callable[[Graph, QuantPlan], Program]) -> Prepare:
     def row(graph: Graph, plan: QuantPlan | None) -> Program:
-        if not isinstance(plan, QuantPlan):
-            raise ArgumentError(complaint(f"plan={plan!r}", "a QuantPlan", f"forward(mode={mode!r})"))
-        return prepare(graph, plan)
+        return prepare(graph, instance_of(plan, QuantPlan, "plan", f"forward(mode={mode!r})"))
 
     return row
 

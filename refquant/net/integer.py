@@ -20,8 +20,8 @@ from ..arith.rounding import round_array
 from ..errors import ArgumentError, CodeOverflowError, complaint
 from ..quant.integer_spec import IntegerSpec
 from ..quant.quantizer import into_range, quantize
-from ..quant.requantize import rescale
-from .edges import Edge, edges_of, layer_of
+from ..quant.requantize import checked_factor, rescaler
+from .edges import Edge, check_names, edges_of, layer_of
 from .fold import fold_batch_norm
 from .graph import Graph, Node
 from .op import Attrs, Op
@@ -45,12 +45,23 @@ class Setting(NamedTuple):
     edges: Mapping[str, Edge]
     spec: IntegerSpec
 
+    def where(self, node: Node) -> str:
+        """How errors call a node."""
+        return f"node {node.name} of {self.graph.name}"
+
 
 # ---- N1, N2: Conv and Gemm ------------------------------------------------------------------------------------
 
 
 def accumulators(
-    op: Op, attrs: Attrs, w: Operand, x: Operand, z_w: Reals | float = 0.0, z_x: float = 0.0, product: str = "exact"
+    op: Op,
+    attrs: Attrs,
+    w: Operand,
+    x: Operand,
+    z_w: Reals | float = 0.0,
+    z_x: float = 0.0,
+    product: str = "exact",
+    where: str = "accumulators",
 ) -> Reals:
     """The sums of (q_x - z_x)(q_w - z_w) of a Conv or Gemm, integers as float64, shape (N, O, ...).
 
@@ -68,7 +79,7 @@ def accumulators(
     K = w.codes[0].size if len(w.codes) else 0
     bound = K * _reach(w.codes, z_w) * _reach(np.array([x.spec.qmin, x.spec.qmax]), z_x)
     if bound >= 2**53:
-        raise ArgumentError(complaint(f"sums that may reach {bound:.3g}", "below 2^53", "accumulators", "fewer bits"))
+        raise ArgumentError(complaint(f"sums that may reach {bound:.3g}", "below 2^53", where, "take fewer bits"))
     X = x.codes
     if "padding" in attrs:
         X = padded(attrs, X, z_x)
@@ -111,14 +122,14 @@ def _linear(at: Setting, node: Node) -> Step:
     read, made = at.edges[node.inputs[0]], at.edges[node.name]
     layer = layer_of(at.graph, node, at.plan, read, at.spec)
     axes = len(at.graph.shapes[node.name]) + 1
-    bias = per_output(layer.bias, axes)
+    bias, where = per_output(layer.bias, axes), at.where(node)
     factor = per_output(_factor(read.scale * layer.scale, made, at.spec), axes)
+    to_output = rescaler(factor, at.spec.requantize, made.spec.rounding, where)
 
     def step(inputs: Sequence[Reals]) -> Reals:
         w, x = Operand(layer.codes, layer.spec), Operand(inputs[0] + read.zero_point, read.spec)
-        acc = accumulators(OPS[node.op], node.attrs, w, x, z_x=read.zero_point, product=at.spec.product)
-        acc = held(acc + bias, at.spec, f"clause N1, node {node.name}")
-        return rescale(acc, factor, at.spec.requantize, made.spec.rounding)
+        acc = accumulators(OPS[node.op], node.attrs, w, x, 0.0, read.zero_point, at.spec.product, where)
+        return to_output(held(acc + bias, at.spec, f"clause N1, {where}"))
 
     return step
 
@@ -127,33 +138,40 @@ def _linear(at: Setting, node: Node) -> Step:
 
 
 def _factor(scale: Reals | float, made: Edge, spec: IntegerSpec) -> Reals:
-    """scale / s_y in the named arithmetic."""
-    if spec.factor == "float64":
-        return np.asarray(scale / np.float64(made.scale))
-    return np.asarray(np.float32(scale) / np.float32(made.scale), np.float64)
+    """scale / s_y in the named arithmetic; 0, infinite or NaN where it has no such number."""
+    kind = {"float64": np.float64, "float32": np.float32}[spec.factor]
+    with np.errstate(all="ignore"):
+        return np.asarray(np.asarray(scale, kind) / kind(made.scale), np.float64)
 
 
-def _rescaled(at: Setting, read: Edge, made: Edge) -> Callable[[Reals], Reals]:
-    factor = _factor(read.scale, made, at.spec)
-    return lambda d: rescale(d, factor, at.spec.requantize, made.spec.rounding)
+def _exact_factor(read: Edge, made: Edge, where: str) -> Reals:
+    """s_x / s_y in float64, for the operations that round once whatever the spec's factor."""
+    with np.errstate(over="ignore", under="ignore"):
+        return checked_factor(np.asarray(read.scale / np.float64(made.scale)), where)
+
+
+def _rescaled(at: Setting, node: Node, tensor: str) -> Callable[[Reals], Reals]:
+    """From differences of a tensor that the node reads to integers in steps of its output."""
+    made = at.edges[node.name]
+    factor = _factor(at.edges[tensor].scale, made, at.spec)
+    return rescaler(factor, at.spec.requantize, made.spec.rounding, at.where(node))
 
 
 def _homogeneous(at: Setting, node: Node) -> Step:
     """f(s d) = s f(d) for s > 0: the op itself, on differences."""
-    to_output = _rescaled(at, at.edges[node.inputs[0]], at.edges[node.name])
-    op = OPS[node.op]
+    to_output, op = _rescaled(at, node, node.inputs[0]), OPS[node.op]
     return lambda inputs: to_output(np.asarray(op.forward(node.attrs, {}, inputs)))
 
 
 def _relu6(at: Setting, node: Node) -> Step:
     made = at.edges[node.name]
     six = float(quantize(6.0, made.scale, int(made.zero_point), spec=made.spec)) - made.zero_point
-    to_output = _rescaled(at, at.edges[node.inputs[0]], made)
+    to_output = _rescaled(at, node, node.inputs[0])
     return lambda inputs: np.minimum(to_output(np.maximum(inputs[0], 0.0)), six)
 
 
 def _concat(at: Setting, node: Node) -> Step:
-    each = [_rescaled(at, at.edges[tensor], at.edges[node.name]) for tensor in node.inputs]
+    each = [_rescaled(at, node, tensor) for tensor in node.inputs]
     op = OPS[node.op]
 
     def step(inputs: Sequence[Reals]) -> Reals:
@@ -166,17 +184,19 @@ def _concat(at: Setting, node: Node) -> Step:
 # ---- N4: add --------------------------------------------------------------------------------------------------
 
 
-def _add_exact(at: Setting, first: Edge, second: Edge, made: Edge) -> Step:
-    f, g = (np.asarray(edge.scale / np.float64(made.scale)) for edge in (first, second))
+def _add_exact(at: Setting, node: Node, first: Edge, second: Edge, made: Edge) -> Step:
+    f, g = (_exact_factor(edge, made, at.where(node)) for edge in (first, second))
     return lambda inputs: round_combination([(inputs[0], f), (inputs[1], g)], made.spec.rounding)
 
 
-def _add_float32(at: Setting, first: Edge, second: Edge, made: Edge) -> Step:
-    s, t, u = (np.float32(edge.scale) for edge in (first, second, made))
+def _add_float32(at: Setting, node: Node, first: Edge, second: Edge, made: Edge) -> Step:
+    scales = np.array([edge.scale for edge in (first, second, made)])
+    s, t, u = checked_factor(scales, at.where(node), "scale").astype(np.float32)
 
     def step(inputs: Sequence[Reals]) -> Reals:
         a, b = (d.astype(np.float32) for d in inputs)
-        return round_array((a * s + b * t) / u, made.spec.rounding).astype(np.float64)
+        with np.errstate(over="ignore"):  # to an infinity, which saturates
+            return round_array(np.asarray((a * s + b * t) / u), made.spec.rounding).astype(np.float64)
 
     return step
 
@@ -185,15 +205,22 @@ SPARE = 20
 """Bits to spare in the fixed-point add.  Source: TensorFlow Lite, reference kernel of ADD for 8 bits."""
 
 
-def _add_fixed(at: Setting, first: Edge, second: Edge, made: Edge) -> Step:
-    round_product = single_round if at.spec.requantize == "single-round" else double_round
+def _add_fixed(at: Setting, node: Node, first: Edge, second: Edge, made: Edge) -> Step:
+    where, how = at.where(node), at.spec.requantize
+    for tensor, edge in zip(node.inputs, (first, second), strict=True):
+        reach = max(edge.spec.qmax - edge.zero_point, edge.zero_point - edge.spec.qmin)
+        if reach >= 2 ** (31 - SPARE):
+            got = f"add='fixed-point' of {tensor}, whose {edge.spec.bits}-bit codes are up to {reach:.0f} from zero"
+            raise ArgumentError(complaint(got, f"below 2^{31 - SPARE} from it", where, "take add='exact', or 8 bits"))
+    round_product = single_round if how == "single-round" else double_round
     twice = 2 * max(first.scale, second.scale)
-    f, g = quantize_multiplier(first.scale / twice), quantize_multiplier(second.scale / twice)
-    h = quantize_multiplier(twice / (2.0**SPARE * made.scale))
+    f, g = (quantize_multiplier(edge.scale / twice, where) for edge in (first, second))
+    h = quantize_multiplier(twice / (2.0**SPARE * made.scale), where)
 
     def step(inputs: Sequence[Reals]) -> Reals:
         a, b = (d.astype(np.int64) << SPARE for d in inputs)
-        return round_product(round_product(a, *f) + round_product(b, *g), *h).astype(np.float64)
+        total = round_product(a, *f, where) + round_product(b, *g, where)
+        return round_product(total, *h, where).astype(np.float64)
 
     return step
 
@@ -203,7 +230,7 @@ ADDS = {"exact": _add_exact, "float32": _add_float32, "fixed-point": _add_fixed}
 
 def _add(at: Setting, node: Node) -> Step:
     first, second = (at.edges[tensor] for tensor in node.inputs)
-    return ADDS[at.spec.add](at, first, second, at.edges[node.name])
+    return ADDS[at.spec.add](at, node, first, second, at.edges[node.name])
 
 
 # ---- N5: average pool -----------------------------------------------------------------------------------------
@@ -221,7 +248,7 @@ def _window_sums(node: Node, d: Reals) -> tuple[Reals, Reals]:
 
 def _average(at: Setting, node: Node) -> Step:
     read, made, division = at.edges[node.inputs[0]], at.edges[node.name], at.spec.pool
-    factor, to_output = np.asarray(read.scale / np.float64(made.scale)), _rescaled(at, read, made)
+    factor, to_output = _exact_factor(read, made, at.where(node)), _rescaled(at, node, node.inputs[0])
 
     def step(inputs: Sequence[Reals]) -> Reals:
         total, count = _window_sums(node, inputs[0])
@@ -254,8 +281,9 @@ RULES: dict[str, Callable[[Setting, Node], Step]] = {
 def integer_program(graph: Graph, plan: QuantPlan) -> Program:
     """The program of `forward(mode="integer")`: its tensors are int32 codes.
 
-    Raises ArgumentError for an op without an integer rule, and for a plan that leaves a tensor or a weight
-    unquantized (see `refquant.QuantPlan`); CodeOverflowError as its integer spec says.
+    Raises ArgumentError for an op without an integer rule, for a plan of another network or that leaves a tensor
+    or a weight unquantized (see `refquant.QuantPlan`), and for scales whose factors no rule can use; when it
+    runs, ArgumentError for integers that do not fit fixed point, CodeOverflowError as its integer spec says.
     """
     graph = fold_batch_norm(graph)
     spec = plan.integer
@@ -266,6 +294,7 @@ def integer_program(graph: Graph, plan: QuantPlan) -> Program:
     if strange:
         got, should = f"{', '.join(strange)}", f"only {', '.join(RULES)}, and BatchNorm that folds"
         raise ArgumentError(complaint(got, should, f"forward(mode='integer') of {graph.name}"))
+    check_names(graph, plan)
     at = Setting(graph, plan, edges_of(graph, plan), spec)
     steps = {node.name: RULES[node.op](at, node) for node in graph.nodes}
     entry = at.edges[graph.input.name]

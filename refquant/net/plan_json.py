@@ -1,13 +1,14 @@
 """A quantization plan as JSON and back: codes as integers, scales as hexadecimal floats."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import ArgumentError, FileError, complaint
 from ..quant.integer_spec import IntegerSpec
-from ..quant.multiterm import MultiTerm
+from ..quant.multiterm import MultiTerm, sound
 from ..quant.spec import QuantSpec
 from .plan import ActivationQuantizer, QuantPlan
 
@@ -63,12 +64,8 @@ def _spec(data: Any) -> QuantSpec:
 def _terms(data: dict[str, Any]) -> MultiTerm:
     specs = tuple(map(_spec, data["specs"]))
     codes, scales, counts = (_array(data[key]) for key in ("codes", "scales", "counts"))
-    shape = specs[0].granularity.parameter_shape(codes.shape[1:])
-    good = len(codes) == len(scales) == len(specs) and scales.shape[1:] == counts.shape == shape
-    inside = all(np.all((q >= s.qmin) & (q <= s.qmax)) for q, s in zip(codes, specs, strict=False))
-    if not (good and inside and np.all(np.isfinite(scales) & (scales > 0)) and np.all(counts >= 1)):
-        raise ValueError("codes, scales and counts that do not belong together")
-    return MultiTerm(codes.astype(specs[0].code_dtype), scales, specs, counts)
+    sums = sound(MultiTerm(codes, scales, specs, counts), "weights of the plan")
+    return replace(sums, codes=sums.codes.astype(np.result_type(*(spec.code_dtype for spec in specs))))
 
 
 def plan_from_json(text: str) -> QuantPlan:
@@ -89,7 +86,7 @@ def plan_from_json(text: str) -> QuantPlan:
             for name, a in data["activations"].items()
         }
         integer = None if data["integer"] is None else IntegerSpec.from_json(json.dumps(data["integer"]))
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError, ArgumentError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ArgumentError) as error:
         got = f"{type(error).__name__}: {error}"
         raise FileError(complaint(got, f"a plan of schema {SCHEMA}", "plan_from_json")) from None
     return QuantPlan(weights, activations, integer)

@@ -7,16 +7,16 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arith.blas import one_blas_thread
-from ..errors import ArgumentError, complaint
+from ..errors import one_of
 from ..net.edges import MONOTONE
 from ..net.fold import fold_batch_norm
 from ..net.forward import forward
 from ..net.graph import Graph
 from ..net.plan import ActivationQuantizer, QuantPlan
+from ..quant.arguments import reals
 from ..quant.granularity import Granularity
 from ..quant.integer_spec import IntegerSpec
 from ..quant.profiles import profile as profile_of
-from ..quant.quantizer import reals
 from ..quant.ranges import range_parameters
 from ..quant.spec import QuantSpec
 from ..solve.terms import encode_terms
@@ -73,8 +73,7 @@ def integer_plan(
 
     Raises ArgumentError for an unknown observer.
     """
-    if observer not in RANGES:
-        raise ArgumentError(complaint(f"observer={observer!r}", f"one of {', '.join(RANGES)}", "integer_plan"))
+    one_of(observer, RANGES, "observer", "integer_plan")
     folded = fold_batch_norm(graph)
     grid = weight_spec(profile, bits[0], granularity)
     with one_blas_thread():

@@ -18,19 +18,21 @@ division sum(q) / count of raw codes, requantized after that if the quantizers d
 
 import hashlib
 import json
+import reprlib
 from dataclasses import asdict, dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arith.rounding import MODES
-from ..errors import ArgumentError, complaint
+from ..errors import ArgumentError, complaint, instance_of, one_of
+from .arguments import positive, reals
 from .granularity import PerChannel
-from .quantizer import quantize, reals
+from .quantizer import quantized
 from .requantize import HOWS
 from .spec import QuantSpec, fields_from_json
 
-__all__ = ["INTEGER_CHOICES", "IntegerSpec", "quantize_bias"]
+__all__ = ["INTEGER_CHOICES", "IntegerSpec", "bias_codes", "quantize_bias"]
 
 INTEGER_CHOICES: dict[str, tuple[str, ...]] = {
     "product": ("exact", "int16-pairs", "two-terms", "signed-terms"),
@@ -75,14 +77,12 @@ class IntegerSpec:
 
     def __post_init__(self) -> None:
         for name, names in INTEGER_CHOICES.items():
-            if getattr(self, name) not in names:
-                got = f"{name}={getattr(self, name)!r}"
-                raise ArgumentError(complaint(got, f"one of {', '.join(names)}", "IntegerSpec"))
+            one_of(getattr(self, name), names, name, "IntegerSpec")
         for name, (least, most) in _WIDTHS.items():
             width = getattr(self, name)
             if type(width) is not int or not least <= width <= most:
                 should = f"an integer from {least} to {most}"
-                raise ArgumentError(complaint(f"{name}={width!r}", should, "IntegerSpec"))
+                raise ArgumentError(complaint(f"{name}={reprlib.repr(width)}", should, "IntegerSpec"))
 
     def to_json(self) -> str:
         """The spec as one line of JSON with sorted keys."""
@@ -108,13 +108,29 @@ def quantize_bias(
     product of the scales is taken in float64, where that of two float32 is exact.  Empty gives empty.
 
     Raises CodeOverflowError where the codes do not fit `spec.bias_bits` and `spec.bias_overflow` is "raise";
-    as `refquant.quantize` for the rest.
+    ArgumentError for scales, or a product of theirs, not finite and > 0; as `refquant.quantize` for the rest.
 
     >>> quantize_bias([1.0, -0.3], 0.5, [0.25, 0.125], spec=IntegerSpec()).tolist()
     [8, -5]
     """
-    b, s = reals(bias, "bias"), reals(input_scale).astype(np.float64) * reals(weight_scale).astype(np.float64)
+    return bias_codes(bias, input_scale, weight_scale, spec, "quantize_bias")
+
+
+def bias_codes(
+    bias: ArrayLike, input_scale: ArrayLike, weight_scale: ArrayLike, spec: IntegerSpec, where: str
+) -> NDArray[np.int64]:
+    """What `quantize_bias` gives; its errors say that they come from `where`.
+
+    >>> bias_codes([1.0], 0.5, 0.25, IntegerSpec(), "node y").tolist()
+    [8]
+    """
+    instance_of(spec, IntegerSpec, "spec", where)
+    b = reals(bias, "bias", where)
+    s_a = positive(input_scale, "input_scale", where).astype(np.float64)
+    s_w = positive(weight_scale, "weight_scale", where).astype(np.float64)
+    with np.errstate(over="ignore", under="ignore"):
+        s = positive(s_a * s_w, "input_scale weight_scale", where)
     grid = QuantSpec(
         spec.bias_bits, rounding=spec.bias_rounding, overflow=spec.bias_overflow, granularity=PerChannel(0)
     )
-    return quantize(b, s, spec=grid).astype(np.int64)
+    return quantized(b, s, 0, grid, where=where).astype(np.int64)

@@ -23,11 +23,21 @@ from numpy.typing import ArrayLike, DTypeLike, NDArray
 
 from ..arith.quotient import EXACT_LIMIT, exact_position
 from ..arith.rounding import round_array
-from ..errors import ArgumentError, NotANumberError, complaint
-from .quantizer import quantize, reals
+from ..errors import ArgumentError, NotANumberError, complaint, instance_of
+from .arguments import positive, reals, shaped, top_code
+from .quantizer import quantize
 from .spec import QuantSpec
 
-__all__ = ["MultiTerm", "ScaleRule", "absmax_scale", "encode_greedy", "encode_ladder", "rest_of", "with_counts"]
+__all__ = [
+    "MultiTerm",
+    "ScaleRule",
+    "absmax_scale",
+    "encode_greedy",
+    "encode_ladder",
+    "rest_of",
+    "sound",
+    "with_counts",
+]
 
 ScaleRule = Callable[[NDArray[Any], QuantSpec], NDArray[Any]]
 """From a residual tensor and the term's spec to scales of the granularity's parameter shape."""
@@ -93,6 +103,36 @@ class MultiTerm:
         return int(code_bits + each * in_use.sum())
 
 
+def sound(sums: MultiTerm, where: str) -> MultiTerm:
+    """The sum itself, whose parts belong together: what a caller or a file made is not trusted.
+
+    Raises ArgumentError where shapes do not fit, codes are not integers on their term's grid (0 beyond the terms
+    in use), scales are not finite and > 0, and counts are not in 1..T.
+
+    >>> one = MultiTerm(np.array([[3, -3]]), np.array([0.5]), (QuantSpec(3),), np.array(1))
+    >>> sound(one, "here") is one
+    True
+    """
+    codes, scales, counts, specs = sums.codes, sums.scales, sums.counts, sums.specs
+    wanted = specs[0].granularity.parameter_shape(sums.shape) if specs else ()
+    fits = codes.shape[:1] == scales.shape[:1] == (len(specs),) != (0,) and scales.shape[1:] == counts.shape == wanted
+    if not fits or any(spec.granularity != specs[0].granularity for spec in specs):
+        got = f"codes {codes.shape}, scales {scales.shape}, counts {counts.shape}, {len(specs)} specs"
+        raise ArgumentError(complaint(got, "the shapes of `refquant.MultiTerm`, one granularity", where))
+    positive(scales, "scale", where)
+    if codes.dtype.kind not in "iu" or counts.dtype.kind not in "iu":
+        got = f"codes of type {codes.dtype}, counts of type {counts.dtype}"
+        raise ArgumentError(complaint(got, "integers", where))
+    if not np.all((counts >= 1) & (counts <= len(specs))):
+        raise ArgumentError(complaint(f"counts from {counts.min()} to {counts.max()}", f"in 1..{len(specs)}", where))
+    spread = specs[0].granularity.spread(counts, sums.shape)
+    for t, (q, spec) in enumerate(zip(codes, specs, strict=True)):
+        if not np.all(np.where(t < spread, (q >= spec.qmin) & (q <= spec.qmax), q == 0)):
+            should = f"in [{spec.qmin}, {spec.qmax}], and 0 beyond the terms in use"
+            raise ArgumentError(complaint(f"codes of term {t + 1} from {q.min()} to {q.max()}", should, where))
+    return sums
+
+
 def rest_of(spec: QuantSpec) -> QuantSpec:
     """The grid of later terms when none is named: unsigned after floor, narrow signed after other modes.
 
@@ -120,34 +160,43 @@ def encode_ladder(x: ArrayLike, scale: ArrayLike, *, spec: QuantSpec, terms: int
 
     The codes are exact: term t is the clipped rounding of x L^{t-1} / alpha_1 - L (the code built so far),
     which needs x L^{T-1} to be exact in float64 and below 2^50 steps.  The scales alpha_1 / L^{t-1} are
-    float64, exact when L is a power of two.
+    float64, exact when L is a power of two.  Of the specs only grid, rounding and granularity speak: there is
+    no zero point to add before or after.
 
-    Raises ArgumentError where that does not hold, or with a zero point before rounding.
+    scale: a scalar, or of the granularity's shape.  Raises ArgumentError where the above does not hold, for a
+    scale not finite and > 0, and where alpha_1 / L^{T-1} underflows.
 
     >>> spec = QuantSpec(2, rounding="floor")
     >>> two = encode_ladder([-3.0, 5.5], 4.0, spec=spec, terms=2, rest=rest_of(spec))
     >>> two.codes.tolist(), two.decode().tolist()  # one quantizer of 4 bits with scale 1
     ([[-1, 1], [1, 1]], [-3.0, 5.0])
     """
+    where = "encode_ladder"
+    for grid in (spec, rest):
+        instance_of(grid, QuantSpec, "spec", where)
     X = _checked(x, terms)
     L = rest.qmax - rest.qmin + 1
-    alpha = np.broadcast_to(reals(scale, "scale"), spec.granularity.parameter_shape(X.shape)).astype(np.float64)
-    spread = spec.granularity.spread(alpha, X.shape)
+    s = positive(scale, "scale", where).astype(np.float64)
+    spread = shaped(s, "scale", X.shape, spec)
+    alpha = np.broadcast_to(s, spec.granularity.parameter_shape(X.shape))
     built = np.zeros(X.shape)
     codes = []
     for t in range(terms):
-        fine = X.astype(np.float64) * float(L) ** t
+        with np.errstate(over="ignore"):
+            fine = X.astype(np.float64) * float(L) ** t
         if float(L) ** t > 2.0**53 or np.any(fine / float(L) ** t != X) or not _digits_fit(X, L, t):
             got = f"{terms} ladder terms of ratio {L} for {X.dtype}"
-            raise ArgumentError(complaint(got, "x L^(T-1) exact in float64", "encode_ladder", "use fewer terms"))
+            raise ArgumentError(complaint(got, "x L^(T-1) exact in float64", where, "use fewer terms"))
         position = exact_position(fine, spread)
         if np.any(np.abs(position) >= EXACT_LIMIT):
-            raise ArgumentError(complaint("x L^(T-1) / scale", "below 2^50", "encode_ladder", "enlarge the scale"))
+            raise ArgumentError(complaint("x L^(T-1) / scale", "below 2^50", where, "enlarge the scale"))
         grid = spec if t == 0 else rest
         q = np.clip(round_array(position - L * built, grid.rounding), grid.qmin, grid.qmax)
         built = L * built + q
-        codes.append(q.astype(np.int32))
-    scales = np.stack([alpha / float(L) ** t for t in range(terms)])
+        codes.append(q.astype(grid.code_dtype))
+    with np.errstate(under="ignore"):
+        scales = np.stack([alpha / float(L) ** t for t in range(terms)])
+    positive(scales, "scale / L^(T-1)", where)
     return MultiTerm(np.stack(codes), scales, (spec,) + (rest,) * (terms - 1), np.full(alpha.shape, terms))
 
 
@@ -161,12 +210,14 @@ def _digits_fit(X: NDArray[Any], L: int, t: int) -> bool:
 def absmax_scale(residual: NDArray[Any], spec: QuantSpec) -> NDArray[np.float64]:
     """|r|_inf / qmax for each parameter, 1 where r is all zero: then every |r / alpha| <= qmax.
 
+    Raises ArgumentError for one bit with a sign, where qmax is 0.
+
     >>> absmax_scale(np.array([1.0, -3.0]), QuantSpec(3, narrow=True))
     array(1.)
     """
     rows = spec.granularity.rows(np.abs(residual))
     largest = rows.max(axis=1, initial=0.0).astype(np.float64)
-    scale = np.where(largest > 0, largest / spec.qmax, 1.0)
+    scale = np.where(largest > 0, largest / top_code(spec, "absmax_scale"), 1.0)
     return scale.reshape(spec.granularity.parameter_shape(residual.shape))
 
 

@@ -13,7 +13,7 @@ from ai_edge_litert import schema_py_generated as schema
 import refquant as rq
 from refquant.net.edges import Edge
 from refquant.net.graph import Graph, InputSpec, Node
-from refquant.net.integer import ADDS, Setting
+from refquant.net.integer import RULES, Setting
 from refquant.net.plan import ActivationQuantizer, QuantPlan
 from refquant.quant.multiterm import MultiTerm
 
@@ -89,8 +89,9 @@ def test_add_of_every_pair_of_codes(agree: Callable[..., None]) -> None:
         s, t, u = (float(np.float32(v)) for v in (s, t, u))
         tensors = {n: Tensor((1, a.size), "int8", v, z) for n, v, z in (("a", s, 3), ("b", t, -7), ("y", u, 5))}
         model = litert.build(tensors, [Step("ADD", ("a", "b"), "y")], ["a", "b"], ["y"])
-        at: Any = Setting(None, None, None, rq.IntegerSpec(requantize="double-round"))  # type: ignore[arg-type]
-        add = ADDS["fixed-point"](at, Edge(grid, s, 3.0), Edge(grid, t, -7.0), Edge(grid, u, 5.0))
+        edges = {"a": Edge(grid, s, 3.0), "b": Edge(grid, t, -7.0), "y": Edge(grid, u, 5.0)}
+        spec = rq.IntegerSpec(requantize="double-round", add="fixed-point")
+        add = RULES["Add"](Setting(rq.load_network("mlp"), rq.QuantPlan(), edges, spec), Node("y", "Add", ("a", "b")))
         ours = np.clip(add([np.asarray(a - 3.0), np.asarray(b + 7.0)]) + 5, -128, 127)
         theirs = litert.run(model, [a[None].astype(np.int8), b[None].astype(np.int8)])[0][0]
         agree(f"tflite/ADD {s}", ours, theirs)
