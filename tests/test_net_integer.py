@@ -26,6 +26,7 @@ from refquant.net.plan_json import plan_from_json, plan_to_json
 from refquant.net.products import PRODUCTS, Operand, digits, terms_needed
 from refquant.ptq.complexity import low_bit_macs
 from refquant.quant.multiterm import MultiTerm, encode_ladder
+from refquant.quant.requantize import HOWS
 from refquant.quant.spec import QuantSpec
 from refquant.zoo import load_data, load_network
 
@@ -604,7 +605,140 @@ def test_refusals() -> None:
     narrow = replace(plan, integer=rq.IntegerSpec(accumulator_bits=8, bias_overflow="saturate"))
     with pytest.raises(rq.CodeOverflowError, match="node"):
         rq.forward(graph, x, narrow, mode="integer")
+    for mode in ("fake", "integer"):
+        for field, stranger in (("weights", plan.weights["y"]), ("activations", plan.activations["v1"])):
+            named: Any = {field: {**getattr(plan, field), "elsewhere": stranger}}
+            bad = replace(plan, **named)
+            with pytest.raises(rq.ArgumentError, match=f"{field} of elsewhere.*plan for everything"):
+                rq.forward(graph, x, bad, mode=mode)
     data = load_data("fashion-mnist").calibration.x[:4]
     for keywords in ({"budget": 1.5}, {"bits": (8, None)}):
         with pytest.raises(rq.ArgumentError, match="integer="):
             rq.quantize_network(load_network("mlp"), data, integer=rq.IntegerSpec(), **keywords)
+
+
+# ---- what a plan may hold -------------------------------------------------------------------------------------
+
+
+def gemm(
+    codes: Any, scales: Any, read: Any, made: Any, spec: rq.IntegerSpec, bits: int = 16, inputs: int = 1
+) -> tuple[Graph, QuantPlan]:
+    """A Gemm whose inputs weigh alike: codes and scales of its weights (outputs,), scales of its input and output."""
+    W = np.repeat(np.asarray(codes)[:, None], inputs, axis=1)
+    attrs = {"in_features": inputs, "out_features": len(W)}
+    node = Node("y", "Gemm", ("x",), attrs, {"weight": "w", "bias": "b"})
+    arrays = {"w": np.ones(W.shape, np.float32), "b": np.zeros(len(W), np.float32)}
+    graph = Graph("small", InputSpec("x", (inputs,)), "y", (node,), arrays)
+    grid = QuantSpec(bits, granularity=rq.PerChannel(0))
+    weights = {"y": MultiTerm(W[None], np.asarray(scales)[None], (grid,), np.ones(len(W), np.int64))}
+    edges = {"x": (QuantSpec(bits, False), read), "y": (QuantSpec(bits), made)}
+    activations = {t: ActivationQuantizer(q, np.asarray(s), np.array(0)) for t, (q, s) in edges.items()}
+    return graph, QuantPlan(weights, activations, spec)
+
+
+@pytest.mark.parametrize("mode", ["fake", "integer"])
+@pytest.mark.parametrize(
+    ("codes", "scales", "text"),
+    [
+        ([1, 2], [1.0, math.nan], "scale=nan, but should be finite and > 0 .weight of y"),
+        ([1, 2], [1.0, math.inf], "scale=inf"),
+        ([1, 2], [1.0, -1.0], "scale=-1.0"),
+        ([1, 2], [1.0, 0.0], "scale=0.0"),
+        ([1, 128], [1.0, 1.0], r"codes of term 1 from 1 to 128.*in \[-128, 127\].*weight of y"),
+        ([1.5, 2.0], [1.0, 1.0], "codes of type float64.*weight of y"),
+        ([1, 2], [1e300, 1e300], "input scale times weight scale=inf.*node y"),
+        ([1, 2], [1e-300, 1e-300], "input scale times weight scale=0.0.*node y"),
+    ],
+)
+def test_weights_that_are_no_weights_are_refused(mode: str, codes: Any, scales: Any, text: str) -> None:
+    graph, plan = gemm(
+        codes, scales, 1e300 if scales[0] > 1 else 1e-300 if scales[0] < 1 else 1.0, 1.0, rq.IntegerSpec(), 8
+    )
+    with pytest.raises(rq.ArgumentError, match=text):
+        rq.forward(graph, [[1]], plan, mode=mode)
+
+
+@pytest.mark.parametrize("factor", ["float64", "float32"])
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize(("read", "made"), [(1e38, 1e-30), (1e-38, 1e30), (1e39, 1.0), (1e-46, 1.0), (1.0, 1e-320)])
+def test_factors_that_no_rule_can_use_name_their_node(factor: str, how: str, read: float, made: float) -> None:
+    graph, plan = gemm([1, 2], [1.0, 1.0], read, made, rq.IntegerSpec(factor=factor, requantize=how))
+    with pytest.raises(rq.ArgumentError, match=r"factor=.*node y of small"):
+        rq.forward(graph, [[1]], plan, mode="integer")
+
+
+@pytest.mark.parametrize("how", ["single-round", "double-round"])
+def test_accumulators_beyond_fixed_point_name_their_node(how: str) -> None:
+    graph, plan = gemm([-32768], [1.0], 0.5, 1.0, rq.IntegerSpec(accumulator_bits=48, requantize=how), inputs=2)
+    assert rq.forward(graph, [[15000, 15000]], plan, mode="integer").tolist() == [[-32768]]  # these fit
+    with pytest.raises(rq.ArgumentError, match=r"x from -42.* 32 bits .node y of small.: requantize exactly"):
+        rq.forward(graph, [[32767, 32767]], plan, mode="integer")
+
+
+def test_a_factor_of_1_passes_what_its_neighbours_shift_would_not() -> None:
+    spec = rq.IntegerSpec(requantize="double-round")
+    graph, plan = gemm([32767, 1], [1.0, 0.5], 1.0, 1.0, spec)
+    assert rq.forward(graph, [[65535]], plan, mode="integer").tolist() == [[32767, 32767]]
+    alone = gemm([32767], [1.0], 1.0, 1.0, spec)
+    assert rq.forward(alone[0], [[65535]], alone[1], mode="integer").tolist() == [[32767]]
+
+
+def test_overflow_of_a_shift_names_its_node() -> None:
+    graph, plan = gemm([32767], [1.0], 1.0, 0.5, rq.IntegerSpec(requantize="double-round"))
+    with pytest.raises(rq.ArgumentError, match=r"beyond 32 bits.*node y of small"):
+        rq.forward(graph, [[65535]], plan, mode="integer")
+
+
+def add(bits: int, scales: tuple[float, float, float], spec: rq.IntegerSpec) -> tuple[Graph, QuantPlan]:
+    """Relu(x) + x on codes of so many bits."""
+    nodes = (Node("r", "Relu", ("x",)), Node("y", "Add", ("r", "x")))
+    graph = Graph("sum", InputSpec("x", (1,)), "y", nodes, {})
+    grid = QuantSpec(bits)
+    named = zip(("r", "x", "y"), scales, strict=True)
+    return graph, QuantPlan({}, {t: ActivationQuantizer(grid, np.array(s), np.array(0)) for t, s in named}, spec)
+
+
+def test_the_fixed_point_add_has_room_for_11_bits_from_zero() -> None:
+    spec = rq.IntegerSpec(add="fixed-point", requantize="single-round")
+    graph, plan = add(16, (1.0, 0.5, 2.0), spec)
+    with pytest.raises(rq.ArgumentError, match=r"add='fixed-point' of r.*16-bit.*node y of sum.: take add='exact'"):
+        rq.forward(graph, [[100]], plan, mode="integer")
+    for bits in (8, 11):
+        graph, plan = add(bits, (1.0, 1.0, 2.0), spec)
+        assert rq.forward(graph, [[100], [-2000]], plan, mode="integer").tolist() == [
+            [100],
+            [-(2 ** (bits - 2)) if bits == 8 else -512],
+        ]
+
+
+@pytest.mark.parametrize("how", ["exact", "float32", "fixed-point"])
+@pytest.mark.parametrize("scales", [(1e-300, 1.0, 1.0), (1.0, 1.0, 1e-300), (1e300, 1e300, 1.0)])
+def test_scales_that_no_add_can_use_name_their_node(how: str, scales: tuple[float, float, float]) -> None:
+    graph, plan = add(8, scales, rq.IntegerSpec(add=how))
+    with pytest.raises(rq.ArgumentError, match=r"node [ry] of sum"):
+        rq.forward(graph, [[1]], plan, mode="integer")
+
+
+@pytest.mark.parametrize(
+    ("scale", "zero_point", "text"),
+    [
+        (1.0, 0.5, "zero_point=0.5, but should be an integer"),
+        (1.0, math.nan, "zero_point=nan"),
+        (1.0, 70000, "zero_point=70000"),
+        (math.inf, 0, "scale=inf"),
+        (-1.0, 0, "scale=-1.0"),
+        ([1.0], 0, r"scale of shape \(1,\)"),
+        ("a", 0, "scale of type <U1"),
+    ],
+)
+def test_quantizers_that_are_none_name_their_tensor(scale: Any, zero_point: Any, text: str) -> None:
+    graph, plan = gemm([1], [1.0], 1.0, 1.0, rq.IntegerSpec())
+    bad = replace(plan.activations["x"], scale=np.array(scale), zero_point=np.array(zero_point))
+    with pytest.raises(rq.ArgumentError, match=text) as caught:
+        edges_of(graph, replace(plan, activations={**plan.activations, "x": bad}))
+    assert "shape" in text or "tensor x of small" in str(caught.value)
+
+
+def test_plans_of_deep_json_are_refused() -> None:
+    with pytest.raises(rq.FileError, match="plan of schema"):
+        plan_from_json("[" * 100_000)
