@@ -2,8 +2,10 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from importlib.resources import files
 from typing import Any
@@ -23,7 +25,7 @@ class _Guarantees(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *args: Any, **keywords: Any) -> None:
         text = (files("refquant") / "ledger.json").read_text(encoding="utf-8")
         if args[1] == "json":
-            sys.stdout.write(text)
+            print(text, end="")
             parser.exit()
         rows = json.loads(text)
         for kind in dict.fromkeys(row["kind"] for row in rows):
@@ -53,10 +55,13 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit status."""
-    args = _parser().parse_args(argv)
     try:
-        with np.errstate(all="ignore"):
-            return int(args.run(args))
+        try:
+            args = _parser().parse_args(argv)
+            with np.errstate(all="ignore"):
+                return int(args.run(args))
+        finally:
+            print(end="", flush=True)  # now: an output that takes no more is an error like others
     except RefquantError as error:
         print(f"refquant: error: {error}", file=sys.stderr)
         return 2
@@ -66,3 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except MemoryError:
         print("refquant: error: out of memory: take fewer --images", file=sys.stderr)
         return 2
+    except OSError as error:
+        _drop_output()
+        if not isinstance(error, BrokenPipeError):  # a reader that has read enough, such as head, hears nothing
+            print(f"refquant: error: {error.strerror or error}", file=sys.stderr)
+        return 2
+
+
+def _drop_output() -> None:
+    """Point standard output nowhere, or Python would try, and fail, to write what is left of it when it ends."""
+    with suppress(OSError, ValueError):  # not a file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
