@@ -34,14 +34,23 @@ def marks(source: str, where: str) -> Iterator[dict[str, str]]:
                 }
 
 
+def sentences(comment: str) -> str:
+    """The first paragraphs of a comment, up to the first that ends a sentence: a formula may stand between two."""
+    text = ""
+    for paragraph in re.split(r"\n# *\n", comment):
+        text += " " + " ".join(re.sub(r"^#", "", paragraph, flags=re.M).split())
+        if text.endswith((".", ".)")):
+            break
+    return text.strip()
+
+
 def headings(source: str, where: str) -> Iterator[dict[str, str]]:
     """A row for each lemma and theorem of a proof: its name and what it states."""
     for title in re.finditer(
-        r"^# %% ((?:Lemma|Theorem|Corollary)[^(\n]*)\(([^)]*)\)\.\s+((?:.*\n)(?:# .*\n)*)", source, re.M
+        r"^# %% ((?:Lemma|Theorem|Corollary)[^(\n]*)\(([^)]*)\)\.\s+((?:.*\n)(?:#(?! %%).*\n)*)", source, re.M
     ):
-        text = re.sub(r"\n# *", " ", title[3]).strip()
         yield {
-            "statement": f"{title[2]}: {text}",
+            "statement": f"{title[2]}: {sentences(title[3])}",
             "kind": "proved",
             "clauses": "",
             "where": f"{where}: {title[1].strip()}",
@@ -94,9 +103,16 @@ def test_a_new_mark_and_a_new_lemma_change_it(tree: Path) -> None:
     (tree / "tests" / "test_a.py").write_text(f"{mark}def test_one() -> None:\n    pass\n")
     (tree / "proofs" / "1_b.py").write_text("# %% Lemma 1 (two).  Two is two.  Proof: it is.\nassert 2 == 2\n")
     assert [(row["kind"], row["statement"], row["where"]) for row in ledger(tree)] == [
-        ("proved", "two: Two is two.  Proof: it is.", "proofs/1_b.py: Lemma 1"),
+        ("proved", "two: Two is two. Proof: it is.", "proofs/1_b.py: Lemma 1"),
         ("exhaustive", "One is one", "tests/test_a.py::test_one"),
     ]
+
+
+def test_statements_of_proofs_are_whole_sentences() -> None:
+    proved = [row for row in ledger(ROOT) if row["kind"] == "proved"]
+    assert [row["statement"] for row in proved if not row["statement"].endswith((".", ".)"))] == []
+    text = "# %% Lemma 1 (sum).  With a = 1,\n#\n#     a + a\n#       = 2,\n#\n# as is known.\n#\n# Proof.  Count.\n"
+    assert [row["statement"] for row in headings(text, "")] == ["sum: With a = 1, a + a = 2, as is known."]
 
 
 def test_an_unknown_kind_is_refused(tree: Path) -> None:
