@@ -8,10 +8,11 @@ products of 4-bit digits, which equal the exact ones (`two-terms`: low digits un
 digits signed).  The sum with the bias is then held in `accumulator_bits` bits, by `accumulator_overflow`.
 N2, bias: the integer that bias / (s_a s_w) rounds to by `bias_rounding`, in `bias_bits` bits.
 N3, requantization: acc times the factor s_a s_w / s_y, computed in the arithmetic `factor`, by `requantize`
-(see `refquant.requantize`); its rounding mode, where it has one, is that of the output's quantizer.
+(see `refquant.requantize`); its rounding mode, where it has one, is that of the output's quantizer.  Fixed point
+takes accumulators that fit 32 bits, and refuses others; a factor of 1 changes nothing.
 N4, add: `exact` is one rounding of d_1 (s_1 / s_y) + d_2 (s_2 / s_y), factors in float64; `float32` adds
 the reals and divides by s_y in float32; `fixed-point` scales both inputs to twice the larger scale with 20
-bits to spare, adds, and scales back.
+bits to spare, adds, and scales back, in 32 bits: codes must be less than 2^11 from their zero points.
 N5, average pool: `exact` is one rounding of sum(q - z) (s_x / s_y) / count; a rounding mode names the
 division sum(q) / count of raw codes, requantized after that if the quantizers differ.
 """
