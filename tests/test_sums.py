@@ -65,7 +65,7 @@ def test_one_term_is_the_sweep() -> None:
 
 
 def test_a_planted_fault_in_the_bound_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A bound that is too high discards the best; nothing is improved by turns, so that branch and bound works alone."""
+    """A bound that is too high discards the best; without improvement by turns, branch and bound works alone."""
     monkeypatch.setattr(sums, "ROUNDS", 1)
     honest = sums._bounds
     rows = [np.random.default_rng(seed).normal(size=40) for seed in range(5)]
