@@ -2,12 +2,14 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import refquant as rq
 from refquant.cli import main
+from refquant.solve.heuristics import RULES
 
 X = np.array([[0.9, -1.1, 2.0], [0.5, 0.25, -3.0]])
 
@@ -55,7 +57,19 @@ def test_terms_and_allocations(files: Path, capsys: pytest.CaptureFixture[str]) 
 def test_a_table_is_readable(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["solve", "scale", "x.npy", "--bits", "2"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["value", "objective", "lower_bound", "certified", "evaluations"]
+    names = ["value", "objective", "lower_bound", "certified", "evaluations", "zero_point"]
+    assert [line.split()[0] for line in lines] == names
+
+
+def test_rules_are_compared(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["solve", "scale", "x.npy", "--bits", "3", "--granularity", "channel", "--compare"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split()[:2] == ["rule", "median"]
+    assert [line.split()[0] for line in lines[1 : 1 + len(RULES)]] == list(RULES)
+    rules: Any = answer(capsys, "scale", "x.npy", "--bits", "3", "--compare")["rules"]
+    assert all(row["median_excess"] >= -1e-12 for row in rules)  # nothing is better than the optimum
+    free = answer(capsys, "scale", "x.npy", "--bits", "3", "--zero-point", "free")
+    assert free["certified"]
 
 
 @pytest.mark.parametrize(

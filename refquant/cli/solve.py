@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arith.rounding import MODES
-from ..errors import FileError, complaint
+from ..errors import ArgumentError, FileError, complaint
 from ..net.files import read_arrays
 from ..quant.spec import QuantSpec
 from ..solve.allocate import allocate
+from ..solve.heuristics import compare
 from ..solve.scale import OBJECTIVES, solve_scale
 from ..solve.solution import Solution
 from ..solve.terms import METHODS, encode_terms
@@ -85,9 +87,22 @@ def _answer(solution: Solution) -> dict[str, Any]:
 
 
 def _scale(args: argparse.Namespace) -> dict[str, Any]:
-    x = read_array(args.file)
+    x, spec = read_array(args.file), _spec(args)
     weights = None if args.weights is None else read_array(args.weights)
-    return _answer(solve_scale(x, spec=_spec(args), objective=args.objective, weights=weights, tol=args.tol, p=args.p))
+    free = args.zero_point == "free"
+    if not free and not re.fullmatch(r"-?\d{1,10}", args.zero_point):
+        raise ArgumentError(complaint(f"--zero-point {args.zero_point!r}", "an integer, or free", "refquant solve"))
+    solution = solve_scale(
+        x,
+        spec=spec,
+        objective=args.objective,
+        weights=weights,
+        tol=args.tol,
+        p=args.p,
+        zero_point=None if free else int(args.zero_point),
+    )
+    answer = _answer(solution) | {"zero_point": _plain(solution.zero_point)}
+    return answer | {"rules": compare(x, spec=spec, solution=solution)} if args.compare else answer
 
 
 def _terms(args: argparse.Namespace) -> dict[str, Any]:
@@ -113,6 +128,12 @@ def _run(args: argparse.Namespace) -> int:
         json.dump(answer, sys.stdout, indent=1, sort_keys=True)
         print()
         return 0
+    rules = answer.pop("rules", [])
+    if rules:
+        print(f"{'rule':20} {'median':>12} {'greatest':>12}   excess of the squared error over the certified optimum")
+    for row in rules:
+        median, most = (f"+{100 * row[key]:.2f} %" for key in ("median_excess", "greatest_excess"))
+        print(f"{row['rule']:20} {median:>12} {most:>12}   {row['text']}")
     for name, value in answer.items():
         array = np.asarray(value)
         with np.printoptions(threshold=20, edgeitems=4, precision=6):
@@ -146,6 +167,8 @@ def add_solve(commands: Any) -> None:
     scale.add_argument("--objective", default="mse", choices=OBJECTIVES, help="what is least")
     scale.add_argument("--weights", metavar="FILE", help="a weight for each element, as FILE")
     scale.add_argument("--tol", type=float, default=0.0, help="relative gap at which long rows may stop")
+    scale.add_argument("--zero-point", default="0", metavar="Z", help="an integer, or free: found with the scale")
+    scale.add_argument("--compare", action="store_true", help="what others' rules err beyond the certified optimum")
     scale.add_argument("--p", type=float, default=2.0, help="exponent of --objective power, 1 to 4")
     terms = kind("terms", "a tensor as a sum of low-bit terms", _terms)
     grid(terms)
