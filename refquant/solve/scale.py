@@ -41,13 +41,15 @@ def squared_error(X: Array, M: Array, alpha: Array, spec: QuantSpec, z: Integers
     >>> squared_error(np.array([[0.4, 1.0]]), np.ones((1, 2)), np.array([1.0]), QuantSpec(4)).round(12)
     array([0.16])
     """
-    rows, spec = max(1, BLOCK // max(1, X.shape[1])), replace(spec, granularity=PerChannel(0))
-    zero, errors = np.broadcast_to(z, alpha.shape), np.empty(len(X))
-    for start in range(0, len(X), rows):
-        part = slice(start, start + rows)
+    some, spec = max(1, BLOCK // max(1, X.shape[1])), replace(spec, granularity=PerChannel(0))
+    zero, errors = np.broadcast_to(z, alpha.shape), np.zeros(len(X))
+    for i in range(0, len(X), some):
+        part = slice(i, i + some)
         s, z0 = alpha[part, None], zero[part]
-        e = X[part] - s * (quantize(X[part], alpha[part], z0, spec=spec) - z0[:, None])
-        errors[part] = np.sum(M[part] * e * e, axis=1)
+        for j in range(0, X.shape[1], BLOCK):
+            x = X[part, j : j + BLOCK]
+            e = x - s * (quantize(x, alpha[part], z0, spec=spec) - z0[:, None])
+            errors[part] += np.sum(M[part, j : j + BLOCK] * e * e, axis=1)
     return errors
 
 

@@ -82,20 +82,21 @@ class _Steps:
         self.o = np.repeat([offset[1], offset[0]], [Kn, Kp])
         self.threshold = np.repeat([-1.0, 1.0], [Kn, Kp]) * (self.k + self.o)
         own = np.repeat(last[:, ::-1], [Kn, Kp], axis=1)
-        self.made = None if np.all(own == own[:1]) else (self.k < own).T  # (steps, rows)
+        self.made = None if np.all(own == own[:1]) else self.k < own  # (rows, steps)
         mass = float(rows.x.shape[1]) if rows.zeroth is None else rows.zeroth[:, -1]
         relative = 2 * running_sum_error(rows.x.shape[1]) + gamma(2 * self.k.size + 8)  # each sum's, to the whole
         self.error1 = relative * last.sum(axis=1) * rows.first[:, -1]
         self.error2 = relative * ((last + 1.0) ** 2).sum(axis=1) * mass
 
     def positions(self, p: Integers, alpha: Array) -> Integers:
-        """How many elements of its row lie below each threshold: shape (steps, scales); p ascending."""
-        found = np.empty((self.k.size, alpha.size), np.int64)
-        at = self.threshold[:, None] * alpha
-        at[self.up] = np.maximum(at[self.up], TINY)  # zeros make no step
-        starts = np.flatnonzero(np.diff(p, prepend=-1)).tolist()
-        for start, stop in zip(starts, [*starts[1:], p.size], strict=True):
-            found[:, start:stop] = self.rows.x[p[start]].searchsorted(at[:, start:stop])
+        """How many elements of its row lie below each threshold: shape (scales, steps); p ascending."""
+        found = np.empty((alpha.size, self.k.size), np.int64)
+        at = alpha[:, None] * self.threshold
+        at[:, self.up] = np.maximum(at[:, self.up], TINY)  # zeros make no step
+        starts = np.flatnonzero(np.diff(p, prepend=-1))
+        stops = [*starts[1:].tolist(), p.size]
+        for row, start, stop in zip(p[starts].tolist(), starts.tolist(), stops, strict=True):
+            found[start:stop] = self.rows.x[row].searchsorted(at[start:stop])
         return found
 
     def sums(self, p: Integers, alpha: Array) -> _Sums:
@@ -103,20 +104,20 @@ class _Steps:
         i, n = self.positions(p, alpha), self.rows.x.shape[1]
 
         def beyond(prefix: Array) -> Array:  # the sum over the elements that made each step
-            found = np.asarray(prefix.ravel()[i + p * (n + 1)])
-            found[self.up] = prefix[p, -1] - found[self.up]
+            found = np.asarray(prefix.ravel()[i + p[:, None] * (n + 1)])
+            found[:, self.up] = prefix[p, -1][:, None] - found[:, self.up]
             return found
 
         first = beyond(self.rows.first)
         zeroth = None if self.rows.zeroth is None else beyond(self.rows.zeroth)
-        i[self.up] = n - i[self.up]
+        i[:, self.up] = n - i[:, self.up]
         mass = i.astype(np.float64) if zeroth is None else zeroth
         if self.made is not None:
-            made = self.made[:, p]
+            made = self.made[p]
             first, mass, i = first * made, mass * made, i * made
         weights = 2.0 * self.k + 1, np.maximum(self.o - 0.5, 0), np.maximum(0.5 - self.o, 0)
-        S2, above, below = (w @ mass for w in weights)
-        return _Sums(first.sum(axis=0), S2, above, below, i.sum(axis=0))
+        S2, above, below = (mass @ w for w in weights)
+        return _Sums(first.sum(axis=1), S2, above, below, i.sum(axis=1))
 
 
 class _Intervals(NamedTuple):
@@ -202,20 +203,21 @@ def _most_gains(on: _Intervals, steps: _Steps) -> Array:
 def _listed(steps: _Steps, on: _Intervals) -> tuple[Integers, Array, Array, Array, int]:
     """The best scale of every run of intervals and its gain, from all breakpoints inside; p, high, and the longest."""
     runs = on.runs()
-    below, above = steps.positions(runs.p, runs.low), steps.positions(runs.p, runs.high)
+    ends = np.stack([runs.low, runs.high], axis=1).ravel()
+    below, above = steps.positions(np.repeat(runs.p, 2), ends).reshape(-1, 2, steps.k.size).transpose(1, 0, 2)
     first, count = np.minimum(below, above), np.abs(above - below)
     if steps.made is not None:
-        count = count * steps.made[:, runs.p]
-    n, total = steps.rows.x.shape[1], count.sum(axis=0)
+        count = count * steps.made[runs.p]
+    n, total = steps.rows.x.shape[1], count.sum(axis=1)
     width = int(total.max()) + 1
     found = []
     some = max(1, LISTED // width)
     for start in range(0, runs.p.size, some):
         part = slice(start, start + some)
-        counts, totals = count[:, part].T.ravel(), total[part]
+        counts, totals = count[part].ravel(), total[part]
         run = np.repeat(np.arange(totals.size), totals)
         step = np.repeat(np.tile(np.arange(steps.k.size), totals.size), counts)
-        element = np.arange(run.size) + np.repeat(first[:, part].T.ravel() - np.cumsum(counts) + counts, counts)
+        element = np.arange(run.size) + np.repeat(first[part].ravel() - np.cumsum(counts) + counts, counts)
         element += runs.p[part][run] * n
         a, k = np.abs(steps.rows.x.ravel()[element]), steps.k[step]
         m = 1.0 if steps.rows.m is None else steps.rows.m.ravel()[element]
