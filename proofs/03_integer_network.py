@@ -190,3 +190,10 @@ assert all(b - a == 1 for a, b in pairwise(reached))
 third = {256 + v for v in reached}
 assert set(range(120, 128)) <= third
 assert set(range(-128, 120)) <= set(reached)
+
+# %% Corollary (a constant saves the third digit).  Where a constant may be taken off the codes, as for the input of a
+# layer, whose constant times the sum of the weights joins the bias, two signed digits are enough: -128..127 less 8 is
+# -136..119, and bytes less 136 are too.
+
+assert [q - 8 for q in range(-128, 128)] == reached
+assert [q - 136 for q in range(256)] == reached

@@ -427,12 +427,13 @@ def test_signed_digits_need_a_third_term_from_120_on() -> None:
     needed = terms_needed(codes, QuantSpec(8), "signed-terms")
     assert codes[needed == 3].tolist() == list(range(120, 128))
     assert codes[needed == 1].tolist() == list(range(-8, 8))
-    byte = QuantSpec(8, signed=False)  # moved down by 128 first
-    assert np.array_equal(terms_needed(codes + 128, byte, "signed-terms"), needed)
+    for spec in (QuantSpec(8), QuantSpec(8, signed=False), QuantSpec(8, narrow=True)):  # moved onto -136..119
+        inputs = np.arange(spec.qmin, spec.qmax + 1.0)
+        assert terms_needed(inputs, spec, "signed-terms", moved=True).max() == 2
 
 
 def test_low_bit_macs_are_counted_by_hand() -> None:
-    """Channel 0 has a code of 120: three signed digits; activations of 8 bits: two slices, or three signed digits."""
+    """Channel 0 has a code of 120: three signed digits; activations of 8 bits: two digits either way."""
     node = Node("y", "Gemm", ("x",), {"in_features": 2, "out_features": 2}, {"weight": "w"})
     graph = Graph("g", InputSpec("x", (2,)), "y", (node,), {"w": np.ones((2, 2), np.float32)})
     grid = QuantSpec(8, granularity=rq.PerChannel(0))
@@ -440,7 +441,7 @@ def test_low_bit_macs_are_counted_by_hand() -> None:
     byte = ActivationQuantizer(QuantSpec(8, signed=False), np.array(1.0), np.array(0))
     plan = QuantPlan(weights, {"x": byte, "y": byte}, rq.IntegerSpec(product="two-terms"))
     assert low_bit_macs(graph, plan) == {"y": 4 * 2 * 2}
-    assert low_bit_macs(graph, replace(plan, integer=rq.IntegerSpec(product="signed-terms"))) == {"y": 2 * (3 + 2) * 3}
+    assert low_bit_macs(graph, replace(plan, integer=rq.IntegerSpec(product="signed-terms"))) == {"y": 2 * (3 + 2) * 2}
     assert low_bit_macs(graph, replace(plan, integer=rq.IntegerSpec())) == {"y": 4}
 
 

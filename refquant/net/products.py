@@ -5,8 +5,8 @@ float64, as is their sum, which is exact while K max|X| max|W| < 2^53 (K product
 
 Digits: an 8-bit code is 16 h + l.  `two-terms` slices it: l is unsigned, 0..15, and h as signed as the code is,
 which is what the seed's floor quantizer does to a code with step 16 and then with step 1.  `signed-terms` has only
-digits of -8..7: two of them reach -136..119, so codes from 120 on need a third, 1; unsigned codes are first
-moved down by half their range, which the sums of the weights make good.
+digits of -8..7: two of them reach -136..119.  The input's codes are moved onto that range (int8 by 8, bytes by 136),
+which the sums of the weights make good; weights of 120 and more need a third digit, 1.
 """
 
 from collections.abc import Callable
@@ -74,23 +74,29 @@ def digits(codes: Reals, spec: QuantSpec, *, signed: bool) -> list[Reals]:
     return [*found, rest]
 
 
-def _centred(x: Operand) -> tuple[Reals, int]:
-    """Codes moved onto a signed grid, and how far they were moved."""
-    moved = 0 if x.spec.signed else 1 << (x.spec.bits - 1)
-    return x.codes - moved, moved
+def _moved(spec: QuantSpec) -> int:
+    """How far codes are moved down so that their whole grid lies in what one signed digit for each 4 bits reaches."""
+    count, base = -(-spec.bits // DIGIT_BITS), 1 << DIGIT_BITS
+    reach: int = (base**count - 1) // (base - 1)
+    return spec.qmin + base // 2 * reach
 
 
-def terms_needed(codes: Reals, spec: QuantSpec, product: str) -> NDArray[np.int64]:
+def terms_needed(codes: Reals, spec: QuantSpec, product: str, *, moved: bool = False) -> NDArray[np.int64]:
     """How many digits each code needs by a product's convention; `exact` and the pairs count as one.
 
-    >>> terms_needed(np.array([0.0, 119.0, 120.0]), QuantSpec(8), "signed-terms").tolist()
+    moved: as codes of a layer's input, which `signed-terms` moves down first, so that two digits hold every 8-bit one.
+
+    >>> codes = np.array([0.0, 119.0, 120.0])
+    >>> terms_needed(codes, QuantSpec(8), "signed-terms").tolist()
     [1, 2, 3]
+    >>> terms_needed(codes, QuantSpec(8), "signed-terms", moved=True).tolist()
+    [1, 2, 2]
     """
     if product == "two-terms":
         return np.full(codes.shape, -(-spec.bits // DIGIT_BITS))
     if product != "signed-terms":
         return np.ones(codes.shape, np.int64)
-    split = digits(_centred(Operand(codes, spec))[0], spec, signed=True)
+    split = digits(codes - _moved(spec) if moved else codes, spec, signed=True)
     return np.asarray(np.max([np.where(d != 0, i + 1, 1) for i, d in enumerate(split)], axis=0), np.int64)
 
 
@@ -103,9 +109,8 @@ def _exact(op: Op, attrs: Attrs, w: Operand, x: Operand) -> Reals:
 
 def _of_digits(op: Op, attrs: Attrs, w: Operand, x: Operand, *, signed: bool) -> Reals:
     """The sum over pairs of digits of 16^(i+j) times their product: shifts and adds around low-bit products."""
-    (W, none), (X, moved) = (_centred(v) if signed else (v.codes, 0) for v in (w, x))
-    if none:  # unsigned weights: their digits may be unsigned as well
-        W = w.codes
+    moved = _moved(x.spec) if signed else 0
+    W, X = w.codes, x.codes - moved
     total: Any = 0.0
     for i, U in enumerate(digits(W, w.spec, signed=signed)):
         for j, V in enumerate(digits(X, x.spec, signed=signed)):

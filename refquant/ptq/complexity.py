@@ -69,6 +69,6 @@ def low_bit_macs(graph: Graph, plan: QuantPlan) -> dict[str, int]:
         w, read = plan.weights[node.name], edges[node.inputs[0]].spec
         codes = w.codes[0].reshape(len(w.codes[0]), -1).astype(np.float64)
         digits_w = terms_needed(codes, w.specs[0], product).max(axis=1, initial=1)
-        digits_x = terms_needed(np.arange(read.qmin, read.qmax + 1.0), read, product).max()
+        digits_x = terms_needed(np.arange(read.qmin, read.qmax + 1.0), read, product, moved=True).max()
         counted[node.name] = int(work[node.name] // len(codes) * digits_w.sum() * digits_x)
     return counted
