@@ -1,6 +1,5 @@
 """Range rules: by their defining property, and step by step in exact arithmetic with one rounding a step."""
 
-from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -10,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import refquant as rq
-from refquant.arith.formats import round_fraction
-from refquant.arith.rounding import round_exact
 from refquant.errors import ArgumentError
 from refquant.quant.ranges import RULES
+from refquant.quant.ranges_exact import range_parameters_exact
 
 reals = st.floats(-1e6, 1e6, width=32)
 
@@ -63,72 +61,7 @@ def test_refusals(lo: float, hi: float, rule: str, text: str) -> None:
     assert "affine" in RULES
 
 
-# ---- every rule again, on Fractions: each operation rounded once to the rule's arithmetic -----------------------
-
-
-class Rounded:
-    """Arithmetic of one float format on Fractions: a second way to every rule."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, v: Fraction | float) -> Fraction:
-        r = round_fraction(Fraction(v), self.name)
-        assert isinstance(r, Fraction)
-        return r
-
-
-def exponent_by_search(v: Fraction, good: Callable[[Fraction], bool]) -> Fraction:
-    """The least power of two that is good, not far from v."""
-    e = v.numerator.bit_length() - v.denominator.bit_length() - 40
-    while not good(Fraction(2) ** e):
-        e += 1
-    return Fraction(2) ** e
-
-
-def by_definition(lo: float, hi: float, spec: rq.QuantSpec, rule: str) -> tuple[float, int]:
-    narrow = RULES[rule].dtype is np.float32
-    fl = Rounded("float32" if narrow else "float64")
-    if rule not in ("affine-as-given", "tensorflow-nudged"):
-        lo, hi = min(lo, 0.0), max(hi, 0.0)
-    L, H = fl(lo), fl(hi)
-    big, n, qmin, qmax = max(-L, H), *map(fl, (spec.qmax - spec.qmin, spec.qmin, spec.qmax))
-    least = Fraction(2) ** (-149 if narrow else -1074)
-    extent = hi > lo and (rule != "symmetric-full" or spec.qmin < 0 or hi > 0)
-    if rule.startswith("power-of-two"):
-        good: dict[str, Callable[[Fraction], bool]] = {
-            "power-of-two-up": lambda s: s * qmax >= big,
-            "power-of-two-nearest": lambda s: 2 * s * s > (big / qmax) ** 2,
-            "power-of-two-floor": lambda s: 2 * s * 2 ** (spec.qmax.bit_length() - 1) > big,
-        }
-        s = exponent_by_search(big, good[rule]) if big else Fraction(0)
-    elif rule in ("symmetric-half", "torch-symmetric"):
-        s = fl(big / (n / 2))
-    elif rule == "symmetric-full":
-        s = max(fl(L / qmin) if qmin < 0 else Fraction(0), fl(H / qmax) if H > 0 else Fraction(0))
-    elif rule == "symmetric":
-        s = fl(big / qmax)
-    else:
-        s = fl(fl(H - L) / n)
-    if rule.startswith("torch"):
-        s = max(s, Fraction(2) ** -23)
-    elif s < least:
-        s = least if extent else Fraction(1)
-    low, high = fl(L / s), fl(H / s)
-    if rule in ("affine", "affine-float32", "affine-as-given", "onnx-dynamic"):
-        z = round_exact(fl(qmin - low), "half_even")
-    elif rule in ("affine-away", "tensorflow-nudged"):
-        z = round_exact(fl(qmin - low), "half_away")
-    elif rule == "torch-affine":
-        z = int(fl(qmin - round_exact(low, "half_even")))
-    elif rule == "tflite" and lo == hi == 0:
-        z = 0
-    elif rule == "tflite":
-        from_low = fl(abs(qmin) + abs(low)) < fl(abs(qmax) + abs(high))
-        z = round_exact(fl(qmin - low) if from_low else fl(qmax - high), "half_away")
-    else:
-        z = 0
-    return float(max(Rounded("float32")(s), Fraction(2) ** -149)), min(max(z, spec.qmin), spec.qmax)
+# ---- every rule again, by its definition on Fractions -------------------------------------------------------------
 
 
 SPECS = [
@@ -162,7 +95,7 @@ def test_every_rule_is_its_definition(rule: str, spec: rq.QuantSpec) -> None:
     lo, hi = (np.append(v.astype(np.float64), [pair[i] for pair in TINY]) for i, v in enumerate((lo, hi)))
     scale, zero_point = rq.range_parameters(lo, hi, spec=spec, rule=rule)
     for i, (a, b) in enumerate(zip(lo.tolist(), hi.tolist(), strict=True)):
-        assert (float(scale[i]), int(zero_point[i])) == by_definition(a, b, spec, rule), (a, b)
+        assert (float(scale[i]), int(zero_point[i])) == range_parameters_exact(a, b, spec, rule), (a, b)
 
 
 def test_what_public_reports_say_of_rules() -> None:

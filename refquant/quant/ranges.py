@@ -18,7 +18,7 @@ from ..errors import ArgumentError, complaint, instance_of, one_of
 from .arguments import reals, top_code
 from .spec import QuantSpec
 
-__all__ = ["RULES", "Rule", "range_parameters"]
+__all__ = ["RULES", "Rule", "by_rule", "range_parameters"]
 
 Reals = NDArray[Any]
 
@@ -219,8 +219,22 @@ def range_parameters(
     """
     here = f"range_parameters({one_of(rule, RULES, 'rule', 'range_parameters')})"
     instance_of(spec, QuantSpec, "spec", here)
-    row = RULES[rule]
-    lo, hi = _ends(lo, hi, here)
+    scale, z = by_rule(RULES[rule], lo, hi, spec, here)
+    return scale, np.clip(z, spec.qmin, spec.qmax).astype(np.int64)
+
+
+def by_rule(
+    row: Rule, lo: ArrayLike, hi: ArrayLike, spec: QuantSpec, where: str
+) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """The scale and the zero point of a rule, the latter not yet brought into [qmin, qmax]; integers in float64.
+
+    Raises as `range_parameters`; its errors say that they come from `where`.
+
+    >>> scale, z = by_rule(RULES["affine"], -1.0, 3.0, QuantSpec(8, signed=False), "here")
+    >>> float(z)
+    64.0
+    """
+    lo, hi = _ends(lo, hi, where)
     if row.with_zero:
         lo, hi = np.minimum(lo, 0.0), np.maximum(hi, 0.0)
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
@@ -232,9 +246,9 @@ def range_parameters(
         if not np.all(np.isfinite(scale)):
             i = np.flatnonzero(~np.isfinite(scale))[0]
             got = f"range [{lo.flat[i]}, {hi.flat[i]}], whose scale is infinite"
-            raise ArgumentError(complaint(got, "a scale that float32 holds", here))
+            raise ArgumentError(complaint(got, "a scale that float32 holds", where))
         z = row.zero_point(L, H, s, spec).astype(np.float64)  # in which every qmin and qmax is exact
-    return np.asarray(scale), np.asarray(np.clip(z, spec.qmin, spec.qmax)).astype(np.int64)
+    return np.asarray(scale), np.asarray(z)
 
 
 def _ends(lo: ArrayLike, hi: ArrayLike, where: str) -> tuple[Reals, Reals]:
