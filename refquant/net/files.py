@@ -31,6 +31,7 @@ import numpy as np
 from ..errors import ArgumentError, FileError, complaint
 from .graph import Graph, InputSpec, Node
 from .op import Array
+from .ops import OPS
 
 __all__ = ["read_arrays", "read_network", "write_network"]
 
@@ -45,9 +46,6 @@ CHECKED: Fields = {"parameters": (int,), "array_elements": (int,), "reference_lo
 INPUT: Fields = {"name": (str,), "shape": (list,)}
 TRANSFORM: Fields = {"scale": NUMBER, "mean": NUMBER, "std": NUMBER}
 NODE: Fields = {"name": (str,), "op": (str,), "inputs": (list,), "attrs": (dict,), "params": (dict,)}
-
-UNTRAINED = ("mean", "var")
-"""The arrays of a BatchNorm that count as stored but not as trained."""
 
 
 def _stem(path: str | os.PathLike[str]) -> str:
@@ -171,7 +169,9 @@ def _logits(top: Mapping[str, Any], where: str) -> Array | None:
 
 
 def _counts(graph: Graph) -> dict[str, int]:
-    untrained = {node.params[role] for node in graph.nodes for role in UNTRAINED if role in node.params}
+    untrained = {
+        name for node in graph.nodes for role, name in node.params.items() if not OPS[node.op].params[role].trained
+    }
     sizes = {name: array.size for name, array in graph.arrays.items()}
     stored = sum(sizes.values())
     return {"parameters": stored - sum(sizes[name] for name in untrained), "array_elements": stored}

@@ -10,7 +10,7 @@ import numpy as np
 
 from .graph import Graph, Node
 from .op import Array
-from .ops_linear import batch_norm_line
+from .ops_norm import batch_norm_line
 
 __all__ = ["fold_batch_norm"]
 

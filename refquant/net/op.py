@@ -1,14 +1,18 @@
 """What an op is: the attributes and arrays it takes, the shape it gives, and its rules.
 
 Shapes are per image, without the batch axis; arrays in rules have it, first.  The rules of one op stand
-side by side in one `Op`; the ops themselves are defined by kind (`ops_linear`, `ops_pool`,
-`ops_pointwise`) and gathered in `ops.OPS`.
+side by side in one `Op`; the ops themselves are defined by kind (`ops_linear`, `ops_norm`, `ops_pool`,
+`ops_pointwise`, `ops_quantize`) and those of networks gathered in `ops.OPS`.
+
+Letters of the rules of derivatives: J the Jacobian of an op's output by its inputs and params at a point,
+v a tangent (where they move), u a cotangent (what a change of the output is worth): J v and J^T u.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
+import numpy as np
 from numpy.typing import NDArray
 
 __all__ = [
@@ -25,15 +29,26 @@ __all__ = [
     "Op",
     "Param",
     "Params",
+    "Point",
+    "Rule",
     "Shape",
+    "Slot",
+    "Tangents",
+    "by_channel",
     "fit",
+    "images_last",
     "optional",
+    "symmetric",
 ]
 
 Array: TypeAlias = NDArray[Any]  # of floats: float32 in a float network, float64 where integers or exact reals run
 Shape: TypeAlias = tuple[int, ...]
 Attrs: TypeAlias = Mapping[str, Any]
 Params: TypeAlias = Mapping[str, Array]
+Slot: TypeAlias = int | str
+"""A place that an op reads: the number of an input, or the op's name of a param."""
+
+Tangents: TypeAlias = Mapping[Slot, Array]
 
 
 class Misfit(Exception):  # noqa: N818 (the field's word for it would be ShapeError; attributes misfit too)
@@ -117,16 +132,77 @@ def optional(kind: Attr, default: object) -> Attr:
     return replace(kind, default=default)
 
 
+# ---- derivatives ----------------------------------------------------------------------------------------------
+
+
+class Point(NamedTuple):
+    """Where an op was evaluated: what it read, what it gave, and what it remembered (see `Op.record`)."""
+
+    attrs: Attrs
+    params: Params
+    inputs: Sequence[Array]
+    output: Array
+    memory: Any = None
+
+
+class Rule(NamedTuple):
+    """The derivative of an op at a point: a linear map and its transpose.
+
+    vjp: (point, u, wanted slots) -> J^T u for these slots, each of its slot's shape; params have the sum over images.
+    jvp: (point, tangents of some slots, at least one) -> J v, of the output's shape; the other slots do not move.
+    Both take arrays in any memory order, may return a view of one, and change none.
+    """
+
+    vjp: Callable[[Point, Array, Collection[Slot]], dict[Slot, Array]]
+    jvp: Callable[[Point, Tangents], Array]
+
+
+def symmetric(product: Callable[[Point, Array], Array]) -> Rule:
+    """The rule of an op of one input, without params, whose Jacobian is symmetric: product(at, v) = J v = J^T v.
+
+    >>> double = symmetric(lambda at, v: 2 * v)
+    >>> at = Point({}, {}, [np.ones(3)], np.full(3, 2.0))
+    >>> double.vjp(at, np.ones(3), [0])[0].tolist(), double.jvp(at, {0: np.ones(3)}).tolist()
+    ([2.0, 2.0, 2.0], [2.0, 2.0, 2.0])
+    """
+    return Rule(lambda at, u, wanted: {0: product(at, u)}, lambda at, v: product(at, v[0]))
+
+
+def images_last(x: Array) -> Array:
+    """The same array, shape (N, ...), with the images last in memory; x itself where they are.
+
+    Then loops over strided windows run along the batch, not along a short row of pixels, one channel of all images
+    is one run of memory, and the patches of a batch are one matrix.  Elementwise NumPy keeps the order.
+
+    >>> images_last(np.zeros((4, 2, 3))).strides
+    (8, 96, 32)
+    """
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(x, 0, -1)), -1, 0)
+
+
+def by_channel(x: Array) -> Array:
+    """A tensor of shape (N, C, ...) as (C, all that belongs to a channel): a view where the images are last.
+
+    >>> by_channel(np.arange(8).reshape(2, 2, 2)).tolist()
+    [[0, 4, 1, 5], [2, 6, 3, 7]]
+    """
+    return np.moveaxis(x, 0, -1).reshape(x.shape[1], -1)
+
+
 # ---- ops ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Param:
-    """An array that a node takes: its shape from the attributes, and whether negative values make sense."""
+    """An array that a node takes: its shape from the attributes, whether negative values make sense.
+
+    trained: whether gradients train it; else it is measured.
+    """
 
     shape: Callable[[Attrs], Shape]
     optional: bool = False
     signed: bool = True
+    trained: bool = True
 
 
 def _no_macs(attrs: Attrs, shape: Shape) -> int:
@@ -140,6 +216,9 @@ class Op:
     shape: (attrs, input shapes) -> output shape, all per image; raises Misfit.
     forward: (attrs, params, inputs) -> output, arrays of one float type with the batch axis first; may
     return a view of an input, never changes one.
+    derivative: its `Rule`.
+    record: None, or forward for derivatives: (output, memory for `Point`).  It may round otherwise than forward,
+    which gives each image the same bits whatever the batch; record is as quick as it can be.
     arity: least and most number of inputs (None: any).  macs: multiply-accumulates per image, from the
     output shape.  linear: whether it multiplies its input by an array `weight`, which is what a
     quantization plan speaks of.
@@ -147,11 +226,13 @@ class Op:
 
     shape: Callable[[Attrs, Sequence[Shape]], Shape]
     forward: Callable[[Attrs, Params, Sequence[Array]], Array]
+    derivative: Rule
     attrs: Mapping[str, Attr] = field(default_factory=dict)
     params: Mapping[str, Param] = field(default_factory=dict)
     arity: tuple[int, int | None] = (1, 1)
     macs: Callable[[Attrs, Shape], int] = _no_macs
     linear: bool = False
+    record: Callable[[Attrs, Params, Sequence[Array]], tuple[Array, Any]] | None = None
 
     def read_attrs(self, given: Mapping[str, object]) -> dict[str, Any]:
         """Every attribute in its normal form: pairs and paddings are tuples (padding of four), defaults filled in.
@@ -161,6 +242,12 @@ class Op:
         unknown = sorted(set(given) - set(self.attrs))
         fit(not unknown, f"attribute {', '.join(unknown)}", f"among {', '.join(self.attrs) or 'none'}")
         return {name: _read(name, attr, given) for name, attr in self.attrs.items()}
+
+    def at(self, attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Point:
+        """The op evaluated, with all that its derivative needs."""
+        if self.record is None:
+            return Point(attrs, params, inputs, self.forward(attrs, params, inputs))
+        return Point(attrs, params, inputs, *self.record(attrs, params, inputs))
 
 
 def _read(name: str, attr: Attr, given: Mapping[str, object]) -> Any:

@@ -1,4 +1,4 @@
-"""Conv, Gemm and BatchNorm.
+"""Conv and Gemm.
 
 Letters: N images, C channels in, O out, G groups, K = (C/G) kh kw the inputs of one output,
 L = h w the output positions, P the patches, shape (N, G, K, L); Gemm has G = L = 1.
@@ -6,14 +6,17 @@ Then an output is W P + b, with W of shape (G, O/G, K).
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
+from functools import reduce
+from typing import NamedTuple
 
 import numpy as np
 
-from .op import COUNT, POSITIVE, Array, Attrs, Op, Param, Params, Shape, fit, optional
+from .conv_batch import CACHED, conv, conv_input, conv_weight
+from .op import COUNT, Array, Attrs, Op, Param, Params, Point, Rule, Shape, Slot, Tangents, by_channel, fit, optional
 from .ops_pool import WINDOW, image, taps, window_shape
 
-__all__ = ["BATCH_NORM", "CONV", "GEMM", "batch_norm_line", "patches"]
+__all__ = ["CONV", "GEMM", "patches"]
 
 
 def patches(attrs: Attrs, x: Array) -> Array:
@@ -35,8 +38,38 @@ def patches(attrs: Attrs, x: Array) -> Array:
     return P.reshape(N, G, C // G * len(seen), h * w)
 
 
-CACHED = 2**18
-"""Patch elements at a time, 1 MiB: measured to be about the fastest, since they are read back from cache."""
+# ---- the derivative of both -----------------------------------------------------------------------------------
+
+
+class _Products(NamedTuple):
+    """The form F = sum of u y over the products y = W P, linear in u, W and x, by what it is differentiated by."""
+
+    by_u: Callable[[Attrs, Array, Array], Array]  # (attrs, weight, x): the products themselves
+    by_weight: Callable[[Attrs, Array, Array, Array], Array]  # (attrs, weight, x, u), so too the next
+    by_x: Callable[[Attrs, Array, Array, Array], Array]
+
+
+def _derivative(form: _Products) -> Rule:
+    """The rule of y = W P + b."""
+
+    def vjp(at: Point, u: Array, wanted: Collection[Slot]) -> dict[Slot, Array]:
+        here = at.attrs, at.params["weight"], at.inputs[0], u
+        rows: dict[Slot, Callable[[], Array]] = {
+            0: lambda: form.by_x(*here),
+            "weight": lambda: form.by_weight(*here),
+            "bias": lambda: by_channel(u).sum(axis=1),
+        }
+        return {slot: rows[slot]() for slot in wanted}
+
+    def jvp(at: Point, v: Tangents) -> Array:
+        rows: dict[Slot, Callable[[Array], Array]] = {
+            0: lambda x: form.by_u(at.attrs, at.params["weight"], x),
+            "weight": lambda W: form.by_u(at.attrs, W, at.inputs[0]),
+            "bias": lambda b: np.broadcast_to(b.reshape(-1, *(1,) * (at.output.ndim - 2)), at.output.shape),
+        }
+        return reduce(np.add, [rows[slot](tangent) for slot, tangent in v.items()])
+
+    return Rule(vjp, jvp)
 
 
 # ---- Conv -----------------------------------------------------------------------------------------------------
@@ -96,13 +129,22 @@ def _conv_macs(attrs: Attrs, shape: Shape) -> int:
     return math.prod(shape) * K
 
 
+def _conv_record(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> tuple[Array, None]:
+    y = conv(attrs, params["weight"], inputs[0])
+    if "bias" in params:
+        y += params["bias"][:, None, None]
+    return y, None
+
+
 CONV = Op(
     _conv_shape,
     _conv,
+    _derivative(_Products(conv, conv_weight, conv_input)),
     {"in_channels": COUNT, "out_channels": COUNT, **WINDOW, "groups": optional(COUNT, 1)},
     {"weight": Param(_conv_weight), "bias": Param(lambda attrs: (attrs["out_channels"],), optional=True)},
     macs=_conv_macs,
     linear=True,
+    record=_conv_record,
 )
 
 
@@ -125,6 +167,7 @@ def _gemm(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
 GEMM = Op(
     _gemm_shape,
     _gemm,
+    _derivative(_Products(lambda _, W, x: x @ W.T, lambda _, W, x, u: u.T @ x, lambda _, W, x, u: u @ W)),
     {"in_features": COUNT, "out_features": COUNT},
     {
         "weight": Param(lambda attrs: (attrs["out_features"], attrs["in_features"])),
@@ -132,45 +175,4 @@ GEMM = Op(
     },
     macs=lambda attrs, shape: attrs["in_features"] * attrs["out_features"],
     linear=True,
-)
-
-
-# ---- BatchNorm ------------------------------------------------------------------------------------------------
-
-
-def batch_norm_line(attrs: Attrs, params: Params) -> tuple[np.ndarray, np.ndarray]:
-    """(k, c) with gamma (x - mean) / sqrt(var + eps) + beta = k x + c, in float64, shapes (channels,).
-
-    >>> k, c = batch_norm_line({"eps": 1.0}, {n: np.float32([v]) for n, v in zip(BATCH_NORM.params, (4, 1, 2, 3))})
-    >>> k.tolist(), c.tolist()
-    ([2.0], [-3.0])
-    """
-    gamma, beta, mean, var = (params[name].astype(np.float64) for name in ("gamma", "beta", "mean", "var"))
-    k = gamma / np.sqrt(var + attrs["eps"])
-    return k, beta - mean * k
-
-
-def _per_channel(attrs: Attrs) -> Shape:
-    return (attrs["channels"],)
-
-
-def _batch_norm_shape(attrs: Attrs, shapes: Sequence[Shape]) -> Shape:
-    C = attrs["channels"]
-    fit(shapes[0][:1] == (C,), f"an input of shape {shapes[0]} per image", f"of channels={C} channels")
-    return shapes[0]
-
-
-def _batch_norm(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> Array:
-    x = inputs[0]
-    k, c = (v.astype(x.dtype).reshape(-1, *(1,) * (x.ndim - 2)) for v in batch_norm_line(attrs, params))
-    y: Array = x * k
-    y += c
-    return y
-
-
-BATCH_NORM = Op(
-    _batch_norm_shape,
-    _batch_norm,
-    {"channels": COUNT, "eps": POSITIVE},
-    {name: Param(_per_channel, signed=name != "var") for name in ("gamma", "beta", "mean", "var")},
 )
