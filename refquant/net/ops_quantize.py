@@ -152,7 +152,7 @@ def _inner(at: Point) -> tuple[Point, dict[str, Array]]:
     params, free = _from_range(at.attrs, at.params)
     s, m = params["scale"], np.asarray(at.params["minimum"])
     steps = np.asarray(at.attrs["spec"].qmax - at.attrs["spec"].qmin, s.dtype)
-    return at._replace(params=params), {"s by R": 1 / steps, "z by s": free * m / s**2, "z by m": -free / s}
+    return at._replace(params=params), {"s by R": 1 / steps, "z by s": free * m / s**2, "z by m": free * (-1 / s)}
 
 
 def _range_vjp(at: Point, u: Array, wanted: Collection[Slot]) -> dict[Slot, Array]:
@@ -213,7 +213,7 @@ def _dequantize_jvp(at: Point, v: Tangents) -> Array:
     rows: dict[Slot, Callable[[Array], Array]] = {
         0: lambda t: t * s,
         "scale": lambda t: _spread(at, t, "scale") * (at.inputs[0] - z),
-        "zero_point": lambda t: _spread(at, t, "zero_point") * -s,
+        "zero_point": lambda t: np.broadcast_to(_spread(at, t, "zero_point") * -s, at.output.shape),
     }
     return reduce(np.add, [rows[slot](tangent) for slot, tangent in v.items()])
 
