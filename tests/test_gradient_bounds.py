@@ -142,11 +142,11 @@ def training_terms(at: Point, moved: Mapping[Any, Reals]) -> Reals:
 
 def quantizer_terms(at: Point, moved: Mapping[Any, Reals]) -> Reals:
     """By x the derivative is 1 or 0; by s it is (c - z) - [inside] x / s; by z it is -s or 0."""
-    total = np.zeros_like(at.output)
+    total, spread = np.zeros_like(at.output), at.attrs["spec"].granularity.spread
+    s = spread(at.params["scale"], at.output.shape)
     for slot, t in moved.items():
-        s = at.params["scale"]
         by = {0: at.memory, "scale": np.abs(at.output / s) + np.abs(at.inputs[0] / s), "zero_point": ~at.memory * s}
-        total = total + t * by[slot]
+        total = total + (t if slot == 0 else spread(t, at.output.shape)) * by[slot]
     return total
 
 
@@ -192,9 +192,10 @@ class Slope(NamedTuple):
 def slope(tape: Tape, labels: Any, v: Values, again: Any) -> Slope:
     """Of cross entropy with these labels, along v; again: from values by name to the run at them.
 
-    How cotangents move along v is a difference over a step of 2^-20; kinks in between would only enlarge it.
+    How cotangents move along v is a difference over a step of 2^-24, right to about as many bits; a kink in between,
+    or a code of a quantizer that changes, would add to it and make the bound larger.
     """
-    h, everything = 2.0**-20, list(tape.values)
+    h, everything = 2.0**-24, list(tape.values)
 
     def cotangents(run_: Tape) -> dict[str, Reals]:
         return pullback(run_, cross_entropy(run_.output, labels).cotangent, everything)
@@ -217,8 +218,8 @@ def zoo_images(graph: Graph, count: int) -> Reals:
 
 
 def directions(tape: Tape, names: tuple[str, ...], rng: np.random.Generator) -> dict[str, Reals]:
-    """A random tangent for each name, of its value's size."""
-    return {n: rng.normal(size=tape.values[n].shape) * np.abs(tape.values[n]).max() for n in names}
+    """A random tangent for each name, of its value's size (1 where that is 0)."""
+    return {n: rng.normal(size=tape.values[n].shape) * (np.abs(tape.values[n]).max() or 1.0) for n in names}
 
 
 def check_transpose(tape: Tape, names: tuple[str, ...], rng: np.random.Generator) -> float:
