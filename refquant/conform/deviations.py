@@ -6,7 +6,7 @@ explanation it is what diagnosis tries.
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
 
@@ -20,13 +20,18 @@ __all__ = ["DEVIATIONS", "Deviation", "applicable", "read_deviations"]
 
 @dataclass(frozen=True)
 class Deviation:
-    """code: of the catalogue.  ops: where it can be.  change: choices and their values.  story, threads: evidence."""
+    """One way to be wrong.
+
+    code: of the catalogue.  ops: where it can be.  change: choices and their values.  where: choices that the
+    semantics must have made for it to make sense.  story, threads: evidence.
+    """
 
     code: str
     ops: tuple[str, ...]
     change: Mapping[str, Any]
     story: str
     threads: tuple[str, ...] = ()
+    where: Mapping[str, Any] = field(default_factory=dict)
 
 
 def read_deviations(text: str) -> dict[str, Deviation]:
@@ -45,15 +50,16 @@ def read_deviations(text: str) -> dict[str, Deviation]:
         name = row.get("name", "?")
         ops = tuple(dict.fromkeys(o for item in row.get("ops", []) for o in groups.get(item, [item])))
         faults = [
-            *(f"field {key}" for key in set(row) - {"name", "code", "ops", "change", "story", "threads"}),
+            *(f"field {key}" for key in set(row) - {"name", "code", "ops", "change", "where", "story", "threads"}),
             *(f"operation {op}" for op in set(ops) - set(OPERATIONS)),
-            *(f"choice {key}" for key in set(row.get("change", {})) - known),
+            *(f"choice {key}" for key in {*row.get("change", {}), *row.get("where", {})} - known),
             *(["a name given twice"] if name in found else []),
             *([] if ops and row.get("change") and row.get("story") else ["no ops, change or story"]),
         ]
         if faults:
             raise FileError(complaint(", ".join(sorted(faults)), "none of these", f"deviation {name!r}"))
-        found[name] = Deviation(row["code"], ops, row["change"], row["story"], tuple(row.get("threads", ())))
+        threads, where = tuple(row.get("threads", ())), row.get("where", {})
+        found[name] = Deviation(row["code"], ops, row["change"], row["story"], threads, where)
     return found
 
 
@@ -69,4 +75,5 @@ def applicable(request: Request, deviation: Deviation) -> bool:
     [False, True, False]
     """
     base = knobs(request.spec, request.integer)
-    return request.op in deviation.ops and any(base[name] != value for name, value in deviation.change.items())
+    possible = request.op in deviation.ops and all(base[name] == value for name, value in deviation.where.items())
+    return possible and any(base[name] != value for name, value in deviation.change.items())

@@ -77,6 +77,7 @@ def knobs(spec: QuantSpec, integer: IntegerSpec) -> dict[str, Any]:
         "outside": "ends",
         # R1 and on
         **{f"rule: {part}": None for part in ("scale", "zero_point", "dtype", "with_zero", "least")},
+        "exponent": "exact",
         "zero overflow": "clamp",
         # N1 to N5
         "product": integer.product,

@@ -64,6 +64,7 @@ MULTIPLIERS: dict[str, Callable[[Array], Array]] = {
     "31 bits cut": lambda fraction: np.floor(fraction * 2.0**31),
     "24 bits": lambda fraction: np.rint(fraction * 2.0**24) * 2.0**7,
     "16 bits": lambda fraction: np.rint(fraction * 2.0**15) * 2.0**16,
+    "not normalized": lambda fraction: np.mod(np.trunc(fraction * 2.0**31 + 0.5) + 2.0**31, 2.0**32) - 2.0**31,
 }
 """name -> the multiplier m of a fraction in [1/2, 1), which may be 2^31."""
 
@@ -107,10 +108,10 @@ def requantized(k: Knobs, acc: Array, factor: Reals, z: Array, spec: QuantSpec) 
         v = np.where(factor == 1, acc, _double(k, np.asarray(acc), np.asarray(factor))).astype(np.float64)
         return into_range(k, v, z, spec)
     if how == "float32":
-        v: Any = np.asarray(acc, np.float64).astype(np.float32) * np.asarray(factor).astype(np.float32)
-        v = np.where(factor == 1, acc, v).astype(np.float32 if before else np.float64)
-        v = v + z.astype(np.float32) if before else v
-        return into_range(k, rounded(k["rounding"], v), np.zeros(()) if before else z, spec)
+        w: Any = np.asarray(acc, np.float64).astype(np.float32) * np.asarray(factor).astype(np.float32)
+        w = np.where(factor == 1, acc, w).astype(np.float32 if before else np.float64)
+        w = w + z.astype(np.float32) if before else w
+        return into_range(k, rounded(k["rounding"], w), np.zeros(()) if before else z, spec)
     if k["rounding"] in ("add-half", "add-half-away") or before:
         v = np.asarray(acc, np.float64) * factor + (z if before else 0.0)
         return into_range(k, rounded(k["rounding"], v), np.zeros(()) if before else z, spec)
@@ -125,7 +126,7 @@ def _codes(v: Array, spec: QuantSpec) -> Array:
 @quiet
 def requantize(k: Knobs, inputs: Inputs, spec: QuantSpec, options: Mapping[str, Any]) -> Outputs:
     """codes of accumulators acc."""
-    acc = np.asarray(inputs["acc"]).astype(np.float64)
+    acc = _held32(k, np.asarray(inputs["acc"]).astype(np.float64))
     factor, z = factor_of(k, inputs), np.asarray(inputs["zero_point"], np.float64)
     factor, z = (spec.granularity.spread(v, acc.shape) if v.shape else v for v in (factor, z))
     return {"codes": _codes(np.broadcast_to(requantized(k, acc, factor, z, spec), acc.shape), spec)}
@@ -356,7 +357,7 @@ def average_pool(k: Knobs, inputs: Inputs, spec: QuantSpec, options: Mapping[str
     else:
         v = total / count
     mode = k["rounding"] if k["division"] != "truncating" else "toward_zero"
-    v = rounded(mode, v)
+    v = rounded(mode, v + z) - z if k["zero_point_order"] == "before" else rounded(mode, v)
     if raw:
         return {"codes": _codes(np.clip(v, spec.qmin, spec.qmax), spec)}
     return {"codes": _codes(into_range(k, v, np.asarray(z), spec), spec)}

@@ -77,7 +77,9 @@ def _spread(k: Knobs, parameter: Array, shape: tuple[int, ...], spec: QuantSpec)
 
 
 def _held(name: str, x: Array) -> Array:
-    """x as a format holds it; subnormals may be flushed."""
+    """x as a format holds it; subnormals may be flushed, or x be infinite where 1 / x is subnormal."""
+    if name == "reciprocal flushed":
+        return np.where(1 / x.astype(np.float64) < np.finfo(np.float32).smallest_normal, np.inf, x).astype(x.dtype)
     if name == "flushed":
         tiny = np.finfo(x.dtype if x.dtype.kind == "f" else np.float64).smallest_normal
         return np.where(np.abs(x) < tiny, np.copysign(x.dtype.type(0), x), x)
@@ -149,7 +151,7 @@ def codes_of(k: Knobs, x: Array, s: Array, z: Array, spec: QuantSpec) -> Array:
     if k["infinity"] == "zero":
         X = np.where(np.isinf(X), X.dtype.type(0), X)
     if np.any(~np.isfinite(S) | (S <= 0)):  # a deviation's own: no scale is left
-        q = np.where(X == 0, 0.0, np.copysign(np.inf, X)) + 0 * np.where(np.isfinite(S), S, 0)
+        q = np.where((X == 0) | np.isinf(S), 0.0, np.copysign(np.inf, X)) + 0 * np.where(np.isfinite(S), S, 0)
     else:
         try:
             q = QUOTIENTS[k["quotient"]](X, S, z.astype(np.float64) if before else None)
@@ -208,8 +210,8 @@ def fake_quantize(k: Knobs, inputs: Inputs, spec: QuantSpec, options: Mapping[st
     s, z = (_spread(k, np.asarray(inputs[n]), x.shape, spec) for n in ("scale", "zero_point"))
     c = codes_of(k, x, s, z.astype(np.float64), spec)
     y = np.broadcast_to(reals_of(k, c, s, z, spec, x.dtype.name), x.shape)
-    if k["sign of zero"] == "kept":
-        y = np.where(y == 0, np.copysign(y, x), y)
+    if k["sign of zero"] != "of the code":
+        y = np.where((y == 0) if k["sign of zero"] == "kept" else (x == 0) & (y == 0), np.copysign(y, x), y)
     return {"y": y}
 
 
@@ -245,6 +247,18 @@ def gradient(k: Knobs, inputs: Inputs, spec: QuantSpec, options: Mapping[str, An
 # ---- ranges ---------------------------------------------------------------------------------------------------
 
 
+def _log2(v: Any) -> Array:
+    return np.asarray(np.log2(np.asarray(v).astype(np.float32)))
+
+
+LOGARITHMS: dict[str, Callable[[Any, int], Array]] = {
+    "power-of-two-up": lambda largest, qmax: np.ceil(_log2(largest / qmax)),
+    "power-of-two-nearest": lambda largest, qmax: np.rint(_log2(largest / qmax)),
+    "power-of-two-floor": lambda largest, qmax: np.floor(_log2(largest)) - np.floor(np.log2(qmax)),
+}
+"""rule -> its exponent as one writes it without thinking: off next to powers of two."""
+
+
 @quiet
 def range_parameters(k: Knobs, inputs: Inputs, spec: QuantSpec, options: Mapping[str, Any]) -> Outputs:
     """scale and zero_point of the range [lo, hi] by the rule options["rule"], its parts exchanged by the choices."""
@@ -252,6 +266,9 @@ def range_parameters(k: Knobs, inputs: Inputs, spec: QuantSpec, options: Mapping
     for part in ("scale", "zero_point", "dtype", "with_zero", "least"):
         if k[f"rule: {part}"] is not None:
             row = replace(row, **{part: getattr(RULES[k[f"rule: {part}"]], part)})
+    if k["exponent"] == "float32 logarithm" and options["rule"] in LOGARITHMS:
+        exponent = LOGARITHMS[options["rule"]]
+        row = replace(row, scale=lambda lo, hi, spec: np.exp2(np.float64(exponent(np.maximum(-lo, hi), spec.qmax))))
     s, z = by_rule(row, inputs["lo"], inputs["hi"], spec, "range_parameters")
     if k["zero overflow"] == "wrap":
         z = _wrapped(z, spec.qmin, spec)

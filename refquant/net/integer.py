@@ -31,7 +31,7 @@ from .plan import QuantPlan
 from .products import PRODUCTS, Operand, per_output
 from .program import Program, interpret
 
-__all__ = ["RULES", "accumulators", "integer_program"]
+__all__ = ["RULES", "SPARE", "accumulators", "integer_program"]
 
 Reals = NDArray[np.float64]
 Step = Callable[[Sequence[Reals]], Reals]
