@@ -110,6 +110,15 @@ def test_two_quantizers_and_one_everywhere() -> None:
     assert np.array_equal(end.points["b"].params["weight"], rq.fake_quantize(graph.arrays["S"], 2.0, spec=spec))
 
 
+def test_any_op_of_one_input_may_stand_between() -> None:
+    tape = run(diamond(), {"x": X}, through={"a": Through(OPS["Relu"]), "S": Through(OPS["Relu"])})
+    assert np.array_equal(tape.values["b"], np.maximum(tape.values["a"], 0) @ np.maximum(diamond().arrays["S"], 0).T)
+    back = pullback(tape, np.ones((3, 2)), ["a", "S"])
+    assert not back["a"][tape.values["a"] <= 0].any()
+    assert not back["S"][tape.values["S"] <= 0].any()
+    assert back["S"][tape.values["S"] > 0].all()
+
+
 # ---- derivatives of parts -------------------------------------------------------------------------------------
 
 
@@ -230,6 +239,9 @@ WAY = Through(FAKE_QUANTIZE, {"spec": rq.QuantSpec(3)}, {"scale": "s", "zero_poi
         (lambda g: run(g, {"x": X}, through={"q": WAY}), "q"),
         (lambda g: run(g, {"x": X}, through={"a": replace(WAY, params={"scale": "s"})}), "params scale"),
         (lambda g: run(g, {"x": X}, through={"a": replace(WAY, attrs={})}), "no attribute spec"),
+        (lambda g: run(g, {"x": X}, through={"a": Through(OPS["Add"])}), "2 inputs"),
+        (lambda g: run(g, {"x": X}, through={"a": replace(WAY, params={"scale": "s", "zero_point": "b"})}), "params b"),
+        (lambda g: run(g, {"x": X.astype(np.float16)}), "float16"),
         (lambda g: pullback(run(g, {"x": X}), X, ["q"]), "q"),
         (lambda g: pullback(run(g, {"x": X}), X[:1], ["A"]), r"shape \(1, 2\)"),
         (lambda g: pullback(run(g, {"x": X}, output="b"), {"e": X}, ["A"]), "e"),

@@ -131,7 +131,7 @@ def _fed(graph: Graph, feeds: Mapping[str, ArrayLike]) -> dict[str, Array]:
     for name, x in arrays.items():
         where, wanted = f"run({graph.name}), tensor {name}", (N, *graph.shapes[name])
         _check(x.shape == wanted, f"shape {x.shape}", f"{wanted}", where)
-        _check(x.dtype.kind in "fc", f"type {x.dtype}", "float32 or float64", where)
+        _check(x.dtype.kind in "fc" and x.dtype.itemsize >= 4, f"type {x.dtype}", "float32 or float64", where)
     dtype = np.result_type(*arrays.values())
     return {name: images_last(x.astype(dtype, copy=False)) for name, x in arrays.items()}
 
@@ -235,7 +235,7 @@ def running_moments(tape: Tape, momentum: float = 0.1) -> dict[str, Array]:
     """The batch norms' `mean` and `var` after a run in training, by array name: (1 - momentum) old + momentum new.
 
     The new variance is the unbiased one, of L values L / (L - 1) times that which the batch was divided by
-    (PyTorch's rule).  momentum=1 replaces the old ones.  Empty where no batch norm took the moments of the batch.
+    (PyTorch's rule).  momentum=1 replaces the old ones.  Empty where no batch norm took the moments of some images.
 
     >>> from .graph import InputSpec, Node
     >>> names = {n: n for n in ("gamma", "beta", "mean", "var")}
@@ -247,7 +247,7 @@ def running_moments(tape: Tape, momentum: float = 0.1) -> dict[str, Array]:
     found = {}
     for line in tape.lines:
         seen = tape.points[line.name].memory
-        if isinstance(seen, Moments):
+        if isinstance(seen, Moments) and seen.values:
             new = {"mean": seen.mean, "var": seen.var * (seen.values / max(1, seen.values - 1))}
             for role, moment in new.items():
                 name = line.sources[role]

@@ -75,7 +75,7 @@ def lines_of(
     through: by the name of a tensor or an array; what the part does not read is left out.
 
     Raises ArgumentError for a name that the graph has not, or has for a tensor and for an array; where the output
-    depends on the network's input by a way that avoids the inputs; and for attributes that do not fit.
+    depends on the network's input by a way that avoids the inputs; and for what `through` says that does not fit.
 
     >>> from .graph import InputSpec
     >>> import numpy as np
@@ -90,6 +90,8 @@ def lines_of(
     unknown = [name for name in [*inputs, output] if name not in graph.shapes]
     unknown += [name for name in through if name not in known]
     _check(not unknown, f"{', '.join(unknown)}", f"among {', '.join(graph.shapes)} (or an array, if through)", graph)
+    named = [name for way in through.values() for name in way.params.values() if name in graph.shapes]
+    _check(not named, f"params {', '.join(named)}", "called otherwise than a tensor", graph)
     lines: dict[str, Line] = {}
 
     def read(name: str, linear: bool) -> str:
@@ -119,6 +121,8 @@ def _through(seen: str, name: str, way: Through) -> Line:
     got, should = f"params {', '.join(way.params) or 'none'}", ", ".join(way.op.params) or "none"
     if set(way.params) != set(way.op.params):
         raise ArgumentError(complaint(got, should, f"what {name} is read through"))
+    if way.op.arity[0] != 1:
+        raise ArgumentError(complaint(f"an op of {way.op.arity[0]} inputs", "of one", f"what {name} is read through"))
     sources: dict[Slot, str] = {0: name}
     sources.update(way.params.items())
     return Line(seen, way.op, attrs, sources)
@@ -127,9 +131,10 @@ def _through(seen: str, name: str, way: Through) -> Line:
 def through_plan(graph: Graph, plan: QuantPlan) -> tuple[dict[str, Through], dict[str, Array]]:
     """What a plan's tensors are read through, and the params: then a run is `forward` with mode "fake".
 
-    That is up to rounding, which may move a value next to a tie over it.  graph: batch norms folded.  Params are the plan's weights, decoded, by the names of the graph's arrays, and scales
-    and zero points of tensors as `TENSOR.scale` and `TENSOR.zero_point`.  To move a weight's own scale, read it
-    through `FAKE_QUANTIZE`, or its codes through `DEQUANTIZE`.
+    That is up to rounding, which may move a value next to a tie over it.  graph: batch norms folded.  Params are the
+    plan's weights, decoded, by the names of the graph's arrays, and scales and zero points of tensors as
+    `TENSOR.scale` and `TENSOR.zero_point`.  To move a weight's own scale, read it through `FAKE_QUANTIZE`, or its
+    codes through `DEQUANTIZE`.
 
     Raises ArgumentError for a plan of another network, and for one that is for an integer-only network.
 
