@@ -95,9 +95,9 @@ def _linear(graph: Graph, node: Node, plan: QuantPlan, edges: Mapping[str, Edge]
     k = np.empty_like(acc)
     for o, s in enumerate(scales):
         total = acc[:, o]
-        if "bias" in node.params:
-            bias = float(graph.param(node, "bias")[o])
-            total = total + quantize_exact(bias, read.scale * s, 0, grid)
+        if node.name in plan.biases or "bias" in node.params:
+            biases = plan.biases[node.name] if node.name in plan.biases else graph.param(node, "bias")
+            total = total + quantize_exact(float(biases[o]), read.scale * s, 0, grid)
         total = (total + half) % (2 * half) - half
         k[:, o] = _scaled(total, read.scale * s, made, spec)
     return k

@@ -13,10 +13,11 @@ from ..quant.granularity import PerChannel, PerTensor
 from ..quant.integer_spec import IntegerSpec, bias_codes
 from ..quant.multiterm import sound
 from ..quant.spec import QuantSpec
+from .fold import fold_batch_norm, with_biases
 from .graph import Graph, Node
 from .plan import ActivationQuantizer, QuantPlan
 
-__all__ = ["MONOTONE", "Edge", "Layer", "check_names", "edges_of", "layer_of"]
+__all__ = ["MONOTONE", "Edge", "Layer", "check_names", "edges_of", "layer_of", "planned"]
 
 MONOTONE = ("Relu", "Relu6", "MaxPool", "Flatten")
 """Ops that commute with rounding, saturating and a positive scale: their input may be quantized as their output is."""
@@ -49,18 +50,34 @@ def _check(fits: bool, got: str, should: str, where: str) -> None:
 def check_names(graph: Graph, plan: QuantPlan) -> None:
     """Nothing is returned; raises ArgumentError where the plan names a layer or a tensor that the graph has not.
 
-    graph: batch norms folded.  Weights are those of Conv and Gemm; activations are read by these, or are any
-    tensor's if the network is integer-only.
+    graph: batch norms folded.  Weights and biases are those of Conv and Gemm; activations are read by these, or are
+    any tensor's if the network is integer-only.
     """
+    linear = [node.name for node in graph.linear_nodes]
     read = [tensor for node in graph.linear_nodes for tensor in node.inputs]
     known: Mapping[str, tuple[Iterable[str], Iterable[str]]] = {
-        "weights": (plan.weights, [node.name for node in graph.linear_nodes]),
+        "weights": (plan.weights, linear),
+        "biases": (plan.biases, linear),
         "activations": (plan.activations, dict.fromkeys(read) if plan.integer is None else graph.shapes),
     }
     for field, (names, allowed) in known.items():
         unknown = [str(name) for name in names if name not in allowed]
         got, should = f"{field} of {', '.join(unknown)}", f"among {', '.join(allowed)}"
         _check(not unknown, got, should, f"plan for {graph.name}")
+
+
+def planned(graph: Graph, plan: QuantPlan) -> Graph:
+    """The graph that a plan speaks of: batch norms folded, biases the plan's.
+
+    Raises ArgumentError for a plan that names what the graph has not, and for a bias that is not a layer's.
+    """
+    folded = fold_batch_norm(graph)
+    check_names(folded, plan)
+    for name, bias in plan.biases.items():
+        wanted, b = folded.shapes[name][:1], np.asarray(bias)
+        fits = b.shape == wanted and b.dtype == np.float32 and bool(np.isfinite(b).all())
+        _check(fits, f"{b.dtype} of shape {b.shape}", f"finite float32 of shape {wanted}", f"bias of {name}")
+    return with_biases(folded, plan.biases)
 
 
 def _edge(quantizer: ActivationQuantizer, where: str) -> Edge:

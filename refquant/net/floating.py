@@ -13,8 +13,7 @@ from ..errors import ArgumentError, complaint
 from ..quant.integer_spec import IntegerSpec
 from ..quant.multiterm import sound
 from ..quant.quantizer import fake_quantize
-from .edges import Edge, check_names, edges_of, layer_of
-from .fold import fold_batch_norm
+from .edges import Edge, edges_of, layer_of, planned
 from .graph import Graph, Node
 from .op import Array, Params
 from .ops import OPS
@@ -35,8 +34,7 @@ def fake_program(graph: Graph, plan: QuantPlan) -> Program:
 
     Raises ArgumentError for a plan of another network.
     """
-    graph = fold_batch_norm(graph)
-    check_names(graph, plan)
+    graph = planned(graph, plan)
     if plan.integer is not None:
         return _all_quantized(graph, plan, plan.integer)
     params = {node.name: {**graph.params(node), **_weight(graph, node, plan)} for node in graph.nodes}

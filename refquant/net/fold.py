@@ -3,7 +3,7 @@
 Letters: the normalization is k y + c a channel, the linear op y = W x + b: together (k W) x + (k b + c).
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -12,7 +12,7 @@ from .graph import Graph, Node
 from .op import Array
 from .ops_norm import batch_norm_line
 
-__all__ = ["fold_batch_norm"]
+__all__ = ["fold_batch_norm", "with_biases"]
 
 
 def fold_batch_norm(graph: Graph) -> Graph:
@@ -45,13 +45,42 @@ def fold_batch_norm(graph: Graph) -> Graph:
             continue
         params = dict(node.params)
         if node.name in pairs:
-            params = {role: _unused_name(f"{node.name}.{role}", graph, node) for role in ("weight", "bias")}
+            others = {array for other in graph.nodes if other.name != node.name for array in other.params.values()}
+            params = {role: _unused_name(f"{node.name}.{role}", others) for role in ("weight", "bias")}
             W, b = _folded(graph, *pairs[node.name])
             fresh |= {params["weight"]: W, params["bias"]: b}
         nodes.append(replace(node, inputs=tuple(renamed.get(t, t) for t in node.inputs), params=params))
     used = dict.fromkeys(array for node in nodes for array in node.params.values())
     arrays = {name: fresh[name] if name in fresh else graph.arrays[name] for name in used}
     return replace(graph, nodes=tuple(nodes), arrays=arrays, output=renamed.get(graph.output, graph.output))
+
+
+def with_biases(graph: Graph, biases: Mapping[str, Array]) -> Graph:
+    """The network with these biases, float32 of shape (outputs,), by the name of a Conv or Gemm.
+
+    The array of each is its own, `NODE.bias`, also where the node had none or shared it with another.
+
+    Raises ArgumentError as `Graph` does: for another shape or type, values that are not finite, an unknown name.
+
+    >>> from .graph import InputSpec
+    >>> y = Node("y", "Gemm", ("x",), {"in_features": 1, "out_features": 1}, {"weight": "w"})
+    >>> graph = Graph("line", InputSpec("x", (1,)), "y", (y,), {"w": np.float32([[1]])})
+    >>> {name: array.tolist() for name, array in with_biases(graph, {"y": np.float32([3])}).arrays.items()}
+    {'w': [[1.0]], 'y.bias': [3.0]}
+    """
+    if not biases:
+        return graph
+    own = {}
+    for name in biases:
+        slots = [(node.name, role, array) for node in graph.nodes for role, array in node.params.items()]
+        taken = {array for *slot, array in slots if slot != [graph.node(name).name, "bias"]}
+        own[name] = _unused_name(f"{name}.bias", taken)
+    nodes = [replace(n, params={**n.params, "bias": own[n.name]}) if n.name in own else n for n in graph.nodes]
+    used = dict.fromkeys(array for node in nodes for array in node.params.values())
+    fresh = {own[name]: np.asarray(b) for name, b in biases.items()}
+    arrays = {name: fresh[name] if name in fresh else graph.arrays[name] for name in used}
+    notes = {key: value for key, value in graph.notes.items() if key != "test_accuracy"}
+    return replace(graph, nodes=tuple(nodes), arrays=arrays, reference_logits=None, notes=notes)
 
 
 def _pairs(graph: Graph) -> Mapping[str, tuple[Node, Node]]:
@@ -72,9 +101,8 @@ def _folded(graph: Graph, linear: Node, norm: Node) -> tuple[Array, Array]:
         return (k.reshape(-1, *(1,) * (W.ndim - 1)) * W).astype(np.float32), (k * b + c).astype(np.float32)
 
 
-def _unused_name(name: str, graph: Graph, node: Node) -> str:
-    """The name, lengthened while some other node's array has it."""
-    others = {array for other in graph.nodes if other.name != node.name for array in other.params.values()}
-    while name in others:
+def _unused_name(name: str, taken: Collection[str]) -> str:
+    """The name, lengthened while it is taken."""
+    while name in taken:
         name += "_"
     return name

@@ -21,8 +21,7 @@ from ..errors import ArgumentError, CodeOverflowError, complaint
 from ..quant.integer_spec import IntegerSpec
 from ..quant.quantizer import into_range, quantize
 from ..quant.requantize import checked_factor, rescaler
-from .edges import Edge, check_names, edges_of, layer_of
-from .fold import fold_batch_norm
+from .edges import Edge, edges_of, layer_of, planned
 from .graph import Graph, Node
 from .op import Attrs, Op
 from .ops import OPS
@@ -285,16 +284,15 @@ def integer_program(graph: Graph, plan: QuantPlan) -> Program:
     or a weight unquantized (see `refquant.QuantPlan`), and for scales whose factors no rule can use; when it
     runs, ArgumentError for integers that do not fit fixed point, CodeOverflowError as its integer spec says.
     """
-    graph = fold_batch_norm(graph)
     spec = plan.integer
     if spec is None:
         todo = "make it with quantize_network(..., integer=refquant.IntegerSpec())"
         raise ArgumentError(complaint("a plan without an IntegerSpec", "one with", "forward(mode='integer')", todo))
+    graph = planned(graph, plan)
     strange = [f"{node.name} ({node.op})" for node in graph.nodes if node.op not in RULES]
     if strange:
         got, should = f"{', '.join(strange)}", f"only {', '.join(RULES)}, and BatchNorm that folds"
         raise ArgumentError(complaint(got, should, f"forward(mode='integer') of {graph.name}"))
-    check_names(graph, plan)
     at = Setting(graph, plan, edges_of(graph, plan), spec)
     steps = {node.name: RULES[node.op](at, node) for node in graph.nodes}
     entry = at.edges[graph.input.name]

@@ -32,6 +32,8 @@ class QuantPlan:
     weights: from the name of a Conv or Gemm to its weight as a sum of low-bit terms; others stay float.
     activations: from the name of a tensor to the quantizer applied where a Conv or Gemm reads that tensor;
     other readers, such as an Add on a skip path, see it unquantized.
+    biases: from the name of a Conv or Gemm to the bias that it has in place of its own, float32 of shape (outputs,);
+    others keep theirs.
     integer: None, or the plan is for an integer-only network: then `activations` quantizes tensors for all
     their readers and has every tensor, the network's input and output too, except those that one Relu, Relu6,
     MaxPool or Flatten alone reads, and `weights` has every Conv and Gemm, one term each; biases become
@@ -45,6 +47,7 @@ class QuantPlan:
     weights: Mapping[str, MultiTerm] = field(default_factory=dict)
     activations: Mapping[str, ActivationQuantizer] = field(default_factory=dict)
     integer: IntegerSpec | None = None
+    biases: Mapping[str, NDArray[np.float32]] = field(default_factory=dict)
 
     def weight(self, node: str) -> Array | None:
         """The decoded weight of a node in float32, None where it stays float."""

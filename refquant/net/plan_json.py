@@ -14,7 +14,7 @@ from .plan import ActivationQuantizer, QuantPlan
 
 __all__ = ["plan_from_json", "plan_to_json"]
 
-SCHEMA = "refquant-plan-2"
+SCHEMA = "refquant-plan-3"
 
 
 def _floats(a: Any) -> dict[str, Any]:
@@ -43,7 +43,14 @@ def plan_to_json(plan: QuantPlan) -> str:
         for name, a in plan.activations.items()
     }
     integer = None if plan.integer is None else json.loads(plan.integer.to_json())
-    data = {"schema": SCHEMA, "weights": weights, "activations": activations, "integer": integer}
+    biases = {name: _floats(np.asarray(b, np.float32)) for name, b in plan.biases.items()}
+    data = {
+        "schema": SCHEMA,
+        "weights": weights,
+        "activations": activations,
+        "biases": biases,
+        "integer": integer,
+    }
     return json.dumps(data, sort_keys=True)
 
 
@@ -78,15 +85,16 @@ def plan_from_json(text: str) -> QuantPlan:
     """
     try:
         data = json.loads(text)
-        if set(data) != {"schema", "weights", "activations", "integer"} or data["schema"] != SCHEMA:
+        if set(data) != {"schema", "weights", "activations", "biases", "integer"} or data["schema"] != SCHEMA:
             raise ValueError(f"schema {data.get('schema')!r}")
         weights = {name: _terms(w) for name, w in data["weights"].items()}
         activations = {
             name: ActivationQuantizer(_spec(a["spec"]), _array(a["scale"]), _array(a["zero_point"]))
             for name, a in data["activations"].items()
         }
+        biases = {name: np.asarray(_array(b), np.float32) for name, b in data["biases"].items()}
         integer = None if data["integer"] is None else IntegerSpec.from_json(json.dumps(data["integer"]))
     except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError, ArgumentError) as error:
         got = f"{type(error).__name__}: {error}"
         raise FileError(complaint(got, f"a plan of schema {SCHEMA}", "plan_from_json")) from None
-    return QuantPlan(weights, activations, integer)
+    return QuantPlan(weights, activations, integer, biases)

@@ -128,15 +128,24 @@ def _through(seen: str, name: str, way: Through) -> Line:
     return Line(seen, way.op, attrs, sources)
 
 
+def _own(graph: Graph, name: str, role: str) -> str:
+    """The name of an array that this node has in this role and no other slot has."""
+    array = graph.node(name).params.get(role, "")
+    uses = sum(other == array for node in graph.nodes for other in node.params.values())
+    _check(uses == 1, f"{uses} slots with the array of {role} of {name}", "one, in a plan's run", graph)
+    return array
+
+
 def through_plan(graph: Graph, plan: QuantPlan) -> tuple[dict[str, Through], dict[str, Array]]:
     """What a plan's tensors are read through, and the params: then a run is `forward` with mode "fake".
 
     That is up to rounding, which may move a value next to a tie over it.  graph: batch norms folded.  Params are the
-    plan's weights, decoded, by the names of the graph's arrays, and scales and zero points of tensors as
+    plan's weights, decoded, and biases, by the names of the graph's arrays, and scales and zero points of tensors as
     `TENSOR.scale` and `TENSOR.zero_point`.  To move a weight's own scale, read it through `FAKE_QUANTIZE`, or its
     codes through `DEQUANTIZE`.
 
-    Raises ArgumentError for a plan of another network, and for one that is for an integer-only network.
+    Raises ArgumentError for a plan of another network, for one that is for an integer-only network, and for a weight
+    or a bias whose node has no array of its own for it (`with_biases` gives it one).
 
     >>> import numpy as np
     >>> from ..quant.spec import QuantSpec
@@ -151,7 +160,8 @@ def through_plan(graph: Graph, plan: QuantPlan) -> tuple[dict[str, Through], dic
     """
     check_names(graph, plan)
     _check(plan.integer is None, "a plan for an integer-only network", "one whose biases and sums stay real", graph)
-    params = {graph.node(name).params["weight"]: terms.decode() for name, terms in plan.weights.items()}
+    params = {_own(graph, name, "weight"): terms.decode() for name, terms in plan.weights.items()}
+    params |= {_own(graph, name, "bias"): bias for name, bias in plan.biases.items()}
     through = {}
     for tensor, q in plan.activations.items():
         names = {"scale": f"{tensor}.scale", "zero_point": f"{tensor}.zero_point"}
