@@ -1,39 +1,23 @@
 """From a trained network to a plan for an integer-only one: every tensor and every weight quantized, one term each."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ..arith.blas import one_blas_thread
-from ..errors import one_of
 from ..net.edges import MONOTONE
-from ..net.fold import fold_batch_norm
-from ..net.forward import forward
 from ..net.graph import Graph
 from ..net.plan import ActivationQuantizer, QuantPlan
 from ..quant.arguments import reals
-from ..quant.granularity import Granularity
 from ..quant.integer_spec import IntegerSpec
-from ..quant.profiles import profile as profile_of
 from ..quant.ranges import range_parameters
 from ..quant.spec import QuantSpec
 from ..solve.terms import encode_terms
 from .observe import RANGES
+from .task import Task
 
-__all__ = ["integer_plan", "weight_spec"]
-
-
-def weight_spec(profile: str, bits: int, granularity: Granularity) -> QuantSpec:
-    """The grid and rounding of a profile for weights, which are encoded offline: the quotient is exact, no zero point.
-
-    >>> from ..quant.granularity import PerTensor
-    >>> weight_spec("onnx@21", 4, PerTensor()).quotient
-    'exact'
-    """
-    spec = profile_of(profile, bits=bits, signed=True)
-    return replace(spec, granularity=granularity, quotient="exact", zero_point_order="after")
+__all__ = ["integer_plan"]
 
 
 SELECTING = ("MaxPool", "Flatten")
@@ -56,31 +40,16 @@ def _quantizers(
     return made
 
 
-def integer_plan(
-    graph: Graph,
-    calibration: ArrayLike,
-    *,
-    encoding: str,
-    bits: tuple[int, int],
-    granularity: Granularity,
-    profile: str,
-    integer: IntegerSpec,
-    observer: str = "minmax",
-) -> QuantPlan:
+def integer_plan(task: Task, *, encoding: str, integer: IntegerSpec) -> QuantPlan:
     """A plan whose `integer` is given: activations with zero points, unsigned; weights signed, one term each.
 
     encoding: how weight scales are found, a method of `encode_terms`.  Ranges come from the calibration images.
-
-    Raises ArgumentError for an unknown observer.
     """
-    one_of(observer, RANGES, "observer", "integer_plan")
-    folded = fold_batch_norm(graph)
-    grid = weight_spec(profile, bits[0], granularity)
+    spec = task.activation_spec
+    assert spec is not None  # quantize_network has looked
     with one_blas_thread():
-        _, trace = forward(folded, calibration, trace=True)
         weights = {
-            node.name: encode_terms(folded.param(node, "weight"), spec=grid, terms=1, method=encoding)
-            for node in folded.linear_nodes
+            node.name: encode_terms(task.weight(node), spec=task.weight_spec, terms=1, method=encoding)
+            for node in task.graph.linear_nodes
         }
-    activations = _quantizers(folded, trace, profile_of(profile, bits=bits[1], signed=False), observer)
-    return QuantPlan(weights, activations, integer)
+    return QuantPlan(weights, _quantizers(task.graph, task.trace, spec, task.observer), integer)

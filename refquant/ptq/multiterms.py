@@ -5,7 +5,7 @@ layer-output error d' C d on calibration images, times what a unit of that layer
 to cost at the logits.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,12 +22,11 @@ from ..solve.allocate import allocate
 from ..solve.solution import Solution
 from ..solve.terms import encode_each
 from .observe import output_errors, second_moment
+from .task import Progress
 
 __all__ = ["MOST_TERMS", "Axis", "build_axis", "lossless_terms"]
 
 Array = NDArray[np.float64]
-Progress = Callable[[str, int, int], None]
-
 MOST_TERMS = 4
 """Terms a weight may have on the way to the lossless end."""
 

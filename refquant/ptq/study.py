@@ -20,7 +20,8 @@ from ..net.plan import QuantPlan
 from ..quant.granularity import Granularity
 from .complexity import FLOAT_BITS, complexity, uniform_complexity
 from .methods import Calibrated, calibrate
-from .multiterms import MOST_TERMS, Progress
+from .multiterms import MOST_TERMS
+from .task import Progress
 
 __all__ = ["Images", "Study", "run_study", "sqnr", "wilson"]
 

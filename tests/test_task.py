@@ -1,0 +1,112 @@
+"""What methods share: the task, the walk from layer to layer, minibatches, and the door's refusals."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+import refquant as rq
+from refquant.net.fold import fold_batch_norm
+from refquant.net.graph import Node
+from refquant.ptq.methods import ENCODINGS, METHODS
+from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task, minibatches, walk
+from refquant.quant.multiterm import MultiTerm
+
+DATA = rq.load_data("fashion-mnist")
+
+
+def task_of(name: str, images: int = 70, **options: Any) -> Task:
+    return make_task(rq.load_network(name), DATA.calibration.x[:images], **options)
+
+
+def test_a_task_holds_the_folded_network_and_the_first_images() -> None:
+    task = make_task(rq.load_network("resnet"), DATA.calibration.x, labels=DATA.calibration.y)
+    assert len(task.images) == CALIBRATION_IMAGES
+    assert task.labels is not None
+    assert len(task.labels) == CALIBRATION_IMAGES
+    folded = fold_batch_norm(rq.load_network("resnet"))
+    assert np.array_equal(rq.forward(task.graph, task.images[:9]), rq.forward(folded, task.images[:9]))
+    assert np.array_equal(task.trace["gemm1"], rq.forward(folded, task.images))
+    assert set(task.activations) == {t for node in folded.linear_nodes for t in node.inputs}
+
+
+def test_the_walk_shows_each_layer_what_forward_computes() -> None:
+    """X is the float trace, X_hat the fake trace of the plan that comes out, as the layer reads it."""
+    for name in ("mlp", "cnn", "resnet"):
+        task = task_of(name, bits=(3, 4))
+        seen: dict[str, Any] = {}
+
+        def layer(node: Node, X: Any, X_hat: Any, task: Task = task, seen: dict[str, Any] = seen) -> Any:
+            seen[node.name] = X, X_hat
+            return task.encode(node), task.bias(node) + np.float32(0.01)
+
+        plan = walk(task, layer)
+        assert list(seen) == [node.name for node in task.graph.linear_nodes]
+        _, trace = rq.forward(rq.load_network(name), task.images, plan, mode="fake", trace=True)
+        for node in task.graph.linear_nodes:
+            X, X_hat = seen[node.name]
+            tensor = node.inputs[0]
+            assert np.array_equal(X, task.trace[tensor])
+            assert np.array_equal(X_hat, plan.activation(tensor, trace[tensor]))
+            assert not np.array_equal(X, X_hat)
+
+
+def test_encodings_have_the_terms_that_the_task_says() -> None:
+    node = task_of("mlp").graph.node("gemm3")
+    counts = np.arange(10) % 3 + 1
+    sums = task_of("mlp", bits=(2, 8)).encode(node)
+    assert sums.terms == 1
+    assert isinstance(sums, MultiTerm)
+    base = task_of("mlp", bits=(2, 8))
+    task = Task(base.graph, base.images, bits=(2, 8), terms={"gemm3": counts, "gemm1": 2})
+    assert np.array_equal(task.encode(node).counts, counts)
+    assert task.encode(task.graph.node("gemm1")).counts.tolist() == [2] * 256
+    assert task.encode(task.graph.node("gemm2")).terms == 1
+    W = task.weight(node)
+    errors = [((s.decode() - W) ** 2).sum(axis=1) for s in (sums, task.encode(node))]
+    assert np.array_equal(errors[0] == errors[1], counts == 1)
+    assert np.all(errors[1] <= errors[0])
+
+
+def test_minibatches_are_epochs_without_repetition() -> None:
+    batches = list(minibatches(task_of("mlp", 10), 3, 7))
+    assert [len(batch) for batch in batches] == [3] * 7
+    for epoch in (batches[:3], batches[3:6]):
+        assert len(set(np.concatenate(epoch).tolist())) == 9
+    assert [b.tolist() for b in minibatches(task_of("mlp", 10), 3, 7)] == [b.tolist() for b in batches]
+    assert [b.tolist() for b in minibatches(task_of("mlp", 10, seed=1), 3, 7)] != [b.tolist() for b in batches]
+    assert [sorted(b.tolist()) for b in minibatches(task_of("mlp", 4), 9, 2)] == [[0, 1, 2, 3]] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"bits": (1, 8)}, "weight bits 1"),
+        ({"bits": (4, 17)}, "activation bits 17"),
+        ({"observer": "eyes"}, "observer"),
+        ({"images": 0}, "no calibration images"),
+        ({"labels": [1]}, "labels"),
+        ({"labels": np.zeros(70)}, "labels of type float64"),
+        ({"profile": "seed"}, "seed"),
+    ],
+    ids=str,
+)
+def test_bad_tasks_are_refused(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(rq.ArgumentError, match=words):
+        assert task_of("mlp", **options).weight_spec
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"method": "magic"}, f"one of {', '.join(METHODS)}"),
+        ({"budget": 0.9}, "budget=0.9"),
+        ({"integer": rq.IntegerSpec(), "budget": 2.0}, "budget=2.0"),
+        ({"integer": rq.IntegerSpec(), "bits": (4, None)}, "activation bits None"),
+    ],
+    ids=str,
+)
+def test_the_door_refuses(options: dict[str, Any], words: str) -> None:
+    with pytest.raises(rq.ArgumentError, match=words):
+        rq.quantize_network(rq.load_network("mlp"), DATA.calibration.x[:4], **options)
+    assert set(ENCODINGS) <= set(METHODS)
