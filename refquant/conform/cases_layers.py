@@ -137,8 +137,9 @@ def _wide_accumulators(rng: Generator) -> Cases:
     acc = np.array([2**31 - 1, -(2**31), 2**30, -(2**30), 2**24 + 1, -(2**24) - 1, 2**27 + 3, 0])
     for f in (2.0**-24, 1e-7, 3.1e-8):
         yield from _requantizing(acc, 0, "accumulators at the ends of int32", layers=False, multiplier=f)
-    halves = np.array([0.5, -0.5, 0.49999997, 1.4999999])
-    yield from _requantizing(np.round(halves * 2**26).astype(np.int64), 0, "next to 1/2", multiplier=2.0**-26)
+    half = 2**23
+    halves = [half, -half, half - 1, 1 - half, 3 * half - 1]
+    yield from _requantizing(halves, 0, "next to 1/2", multiplier=2.0**-24)
 
 
 def _factor_order(rng: Generator) -> Cases:

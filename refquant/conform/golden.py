@@ -8,8 +8,7 @@ their clause says so.  Scales and allocations are solved by one solver and refut
 """
 
 import itertools
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from fractions import Fraction
 from typing import Any
 
@@ -19,17 +18,19 @@ from numpy.typing import NDArray
 from ..arith.formats import round_fraction
 from ..arith.rounding import round_exact
 from ..errors import CertificateError, complaint
-from ..quant.integer_spec import IntegerSpec
 from ..quant.integers import quantize_integers
 from ..quant.quantizer import dequantize_exact, quantize_exact
 from ..quant.ranges_exact import range_parameters_exact
 from ..quant.spec import QuantSpec
 from ..solve.knapsack import allocate_integer
 from ..solve.scale import solve_scale
+from .golden_network import golden_network
+from .golden_requantize import added_exact, requantized_exact, rounded_to
+from .networks import network_of
 from .operations import Request
 from .rules_scalar import Outputs
 
-__all__ = ["GOLDEN", "HOW", "added_exact", "golden", "requantized_exact", "rounded_to"]
+__all__ = ["GOLDEN", "golden", "slack_of"]
 
 Array = NDArray[Any]
 
@@ -117,65 +118,6 @@ def _gradient(request: Request) -> Outputs:
 
 
 # ---- requantization -------------------------------------------------------------------------------------------
-
-
-def rounded_to(v: Fraction, name: str) -> Fraction:
-    """v rounded once to a float format; beyond it, a number that every code range saturates.
-
-    >>> rounded_to(Fraction(1, 3), "bfloat16")
-    Fraction(171, 512)
-    """
-    r = round_fraction(v, name)
-    return r if isinstance(r, Fraction) else Fraction(math.copysign(2.0**200, v))  # it saturates
-
-
-def _multiplier(factor: Fraction) -> tuple[int, int]:
-    """m and shift, 2^30 <= m < 2^31, with m 2^(shift - 31) nearest to the factor; ties away."""
-    shift = factor.numerator.bit_length() - factor.denominator.bit_length()
-    while factor >= Fraction(2) ** shift:
-        shift += 1
-    while factor < Fraction(2) ** (shift - 1):
-        shift -= 1
-    m = round_exact(factor * Fraction(2) ** (31 - shift), "half_away")
-    return (m // 2, shift + 1) if m == 2**31 else (m, shift)
-
-
-def _c_divide(n: int, d: int) -> int:
-    """n / d as C divides integers: toward zero."""
-    return -(-n // d) if n < 0 else n // d
-
-
-def _double_round(acc: int, factor: Fraction) -> int:
-    """The doubling high product by its nudge and a truncating division, then the rounding shift, ties away."""
-    m, shift = _multiplier(factor)
-    p = (acc << max(shift, 0)) * m
-    high = _c_divide(p + (2**30 if p >= 0 else 1 - 2**30), 2**31)
-    return round_exact(Fraction(high, 1 << max(-shift, 0)), "half_away")
-
-
-def _single_round(acc: int, factor: Fraction) -> int:
-    m, shift = _multiplier(factor)
-    return round_exact(Fraction(acc * m) * Fraction(2) ** (shift - 31), "half_up")
-
-
-HOW: dict[str, Callable[[int, Fraction, str], int]] = {
-    "exact": lambda acc, f, mode: round_exact(acc * f, mode),
-    "float32": lambda acc, f, mode: round_exact(
-        rounded_to(rounded_to(Fraction(acc), "float32") * rounded_to(f, "float32"), "float32"), mode
-    ),
-    "single-round": lambda acc, f, mode: _single_round(acc, f),
-    "double-round": lambda acc, f, mode: _double_round(acc, f),
-}
-
-
-def requantized_exact(acc: int, factor: Fraction, z: int, spec: QuantSpec, how: str) -> int:
-    """The code of one accumulator by a named way, on integers and Fractions; a factor of 1 changes nothing.
-
-    >>> requantized_exact(7984, Fraction(1583594044, 2**40), 0, QuantSpec(8), "double-round")
-    12
-    """
-    k = acc if factor == 1 else HOW[how](acc, factor, spec.rounding)
-    return min(max(k + z, spec.qmin), spec.qmax)
 
 
 def _factor(inputs: Mapping[str, Any], in_: str) -> list[Fraction]:
@@ -289,27 +231,6 @@ def _layer(make: Callable[[Request], Array], a: str, w: str) -> Callable[[Reques
     return run
 
 
-def added_exact(s: Sequence[Fraction], integer: IntegerSpec, rounding: str) -> Callable[[int, int], int]:
-    """The steps of s_y that s_a p + s_b q is, by a named way (clause N4), on Fractions; s: s_a, s_b, s_y.
-
-    >>> added_exact([Fraction(1, 2), Fraction(1, 4), Fraction(1)], IntegerSpec(), "half_even")(3, 4)
-    2
-    """
-
-    def fl(v: Fraction) -> Fraction:
-        return rounded_to(v, "float32")
-
-    f, g = (rounded_to(v / s[2], "float64") for v in s[:2])
-    twice, rule = 2 * max(s[:2]), HOW["single-round" if integer.requantize == "single-round" else "double-round"]
-    F, G = (rounded_to(v / twice, "float64") for v in s[:2])
-    back = rounded_to(twice / rounded_to(2**20 * s[2], "float64"), "float64")
-    return {
-        "exact": lambda p, q: round_exact(p * f + q * g, rounding),
-        "float32": lambda p, q: round_exact(fl(fl(fl(p * s[0]) + fl(q * s[1])) / s[2]), rounding),
-        "fixed-point": lambda p, q: rule(rule(p << 20, F, "") + rule(q << 20, G, ""), back, ""),
-    }[integer.add]
-
-
 def _add(request: Request) -> Outputs:
     inputs, spec = request.inputs, request.spec
     s = [Fraction(float(inputs[f"{n}_scale"])) for n in ("a", "b", "y")]
@@ -383,6 +304,12 @@ def _allocate(request: Request) -> Outputs:
     return {"choices": best.value, "error": best.objective}
 
 
+def _network(request: Request) -> Outputs:
+    name, x = request.options["network"], np.asarray(request.inputs["x"])
+    graph, plan = network_of(name, request.inputs, request.spec, request.integer)
+    return dict(golden_network(graph, plan, x))
+
+
 GOLDEN: dict[str, Callable[[Request], Outputs]] = {
     "quantize": _quantize,
     "dequantize": _dequantize,
@@ -402,8 +329,28 @@ GOLDEN: dict[str, Callable[[Request], Outputs]] = {
     "gradient": _gradient,
     "solve_scale": _solve_scale,
     "allocate": _allocate,
+    "network": _network,
 }
-"""operation -> its definition.  Whole networks: `golden_network`."""
+"""operation -> its definition."""
+
+
+def slack_of(request: Request) -> dict[str, tuple[Array, int]]:
+    """For outputs that are sums in a free order: the sum M of magnitudes, and the operations n, each correctly rounded.
+
+    A scale's cotangent sums (round(u) - fl(u)) g: fl(u) = u (1 + d), and one more rounding each for the difference,
+    the product and each of the n - 1 sums, so it lies within gamma_(n + 2) M of the exact one, M = sum |g| (|r| + |u|).
+
+    >>> slack_of(Request("quantize", QuantSpec(8), {}))
+    {}
+    """
+    if request.op != "gradient":
+        return {}
+    spec = request.spec
+    x, rows = _elements(request, "x", "cotangent", "scale", "zero_point")
+    size = [abs(g) * (max(abs(spec.qmin - z), abs(spec.qmax - z)) + abs(a / s)) for a, g, s, z in rows]
+    each = spec.granularity.rows(np.array(size).reshape(x.shape))
+    M = each.sum(axis=1).reshape(spec.granularity.parameter_shape(x.shape))
+    return {"scale": (M, each.shape[1] + 3)}  # one more for the rounding of M itself
 
 
 def golden(request: Request) -> Outputs:

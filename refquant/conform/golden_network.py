@@ -23,7 +23,7 @@ from ..net.program import transform
 from ..quant.integer_spec import IntegerSpec
 from ..quant.quantizer import quantize_exact
 from ..quant.spec import QuantSpec
-from .golden import HOW, added_exact
+from .golden_requantize import HOW, added_exact
 
 __all__ = ["golden_network"]
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from ..net.forward import forward
-from ..net.ops import OPS
 from ..quant.integer_spec import IntegerSpec
 from ..quant.spec import QuantSpec
 from ..solve.allocate import allocate
@@ -20,6 +18,7 @@ from ..solve.hull import marginal_greedy
 from ..solve.scale import solve_scale, squared_error
 from . import rules_layer as layer
 from . import rules_scalar as scalar
+from .networks import run_network
 from .rules_scalar import Array, Inputs, Knobs, Outputs
 
 __all__ = ["OPERATIONS", "Operation", "Request", "evaluate", "knobs"]
@@ -150,12 +149,9 @@ _FIELDS = ("product", "requantize", "factor", "add", "pool", "bias_rounding")
 
 
 def _network(k: Knobs, inputs: Inputs, spec: QuantSpec, options: Mapping[str, Any]) -> Outputs:
-    """The codes of every tensor of an integer network options["graph"] with options["plan"], for images x."""
-    graph, plan = options["graph"], options["plan"]
-    integer = replace(plan.integer, **{name: k[name] for name in _FIELDS}, accumulator_overflow="wrap")
-    changed = {name: replace(a, spec=replace(a.spec, rounding=k["rounding"])) for name, a in plan.activations.items()}
-    _, trace = forward(graph, inputs["x"], replace(plan, integer=integer, activations=changed), "integer", trace=True)
-    return {name: codes.astype(np.int32) for name, codes in trace.items()}
+    """The codes of every tensor of the integer network options["network"], for images x."""
+    integer = IntegerSpec(**{name: k[name] for name in _FIELDS}, accumulator_overflow="wrap")
+    return run_network(options["network"], inputs, replace(spec, rounding=k["rounding"]), integer)
 
 
 # ---- the table ------------------------------------------------------------------------------------------------
@@ -230,7 +226,7 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "solve_scale": Operation(("x",), ("scale", "objective", "lower_bound"), "the certified scale of a row", _solve),
     "allocate": Operation(("error", "cost", "budget"), ("choices", "error"), "the exact allocation", _allocate),
-    "network": Operation(("x",), tuple(OPS), "codes of every tensor of an integer network", _network),
+    "network": Operation(("x", "..."), ("...",), "codes of every tensor of an integer network", _network),
 }
 """name -> operation.  Networks give an output for each tensor, by its name."""
 

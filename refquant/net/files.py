@@ -33,7 +33,7 @@ from .graph import Graph, InputSpec, Node
 from .op import Array
 from .ops import OPS
 
-__all__ = ["read_arrays", "read_network", "write_network"]
+__all__ = ["graph_to_json", "read_arrays", "read_network", "write_network"]
 
 Fields = Mapping[str, tuple[type, ...]]
 """From the name of a field to the JSON types that it may have."""
@@ -194,11 +194,16 @@ def write_network(graph: Graph, path: str | os.PathLike[str]) -> None:
         raise ArgumentError(complaint(got, "of 8", "write_network"))
     stem = _stem(path)
     _replace(f"{stem}.npz", lambda file: _save_arrays(file, graph.arrays))
-    text = json.dumps(_entry(graph), indent=1, allow_nan=False) + "\n"
+    text = json.dumps(graph_to_json(graph), indent=1, allow_nan=False) + "\n"
     _replace(f"{stem}.json", lambda file: file.write(text.encode()))
 
 
-def _entry(graph: Graph) -> dict[str, Any]:
+def graph_to_json(graph: Graph) -> dict[str, Any]:
+    """The object that NAME.json holds: everything but the arrays.
+
+    >>> graph_to_json(Graph("positive", InputSpec("x", (2,)), "y", (Node("y", "Relu", ("x",)),), {}))["output"]
+    'y'
+    """
     spec, logits = graph.input, graph.reference_logits
     entrance = {"name": spec.name, "shape": ["N", *spec.shape], **{key: getattr(spec, key) for key in TRANSFORM}}
     reference = {} if logits is None else {"reference_logits_first8": logits.astype(np.float64).tolist()}
