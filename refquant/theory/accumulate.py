@@ -176,7 +176,8 @@ def cheaper_route(pair: Pair, tape: Tape, injected: Mapping[Key, Injection]) -> 
     work = macs(pair.graph)
 
     def downstream(places: Collection[str]) -> int:
-        return sum(work.get(name, 0) for name in reached_from(tape, places) - set(places))
+        reached = reached_from(tape, places)
+        return sum(work.get(line.name, 0) for line in tape.lines if reached.intersection(line.sources.values()))
 
     places = [at for at, _ in injected.values()]
     backward = tape.output[0].size * downstream(set(places))
