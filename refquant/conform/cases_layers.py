@@ -83,6 +83,8 @@ def _accumulators(rng: Generator) -> Cases:
         acc = rng.integers(-int(150 / f), int(150 / f), 48)
         z = int(rng.integers(-20, 20))
         yield from _requantizing(acc, z, "random accumulators", multiplier=float(F32(f)))
+        near = np.rint((np.arange(-120, 120, 5) + 0.5) / float(F32(f))).astype(np.int64)
+        yield from _requantizing(near, 0, "accumulators next to ties", multiplier=float(F32(f)))
     for z in (0, 1, -3):
         yield from _requantizing(np.arange(-41, 42), z, f"products on ties, zero point {z}", multiplier=0.5)
     semantics = {"rounding": "half_away"}
@@ -110,27 +112,18 @@ def _multipliers(rng: Generator) -> Cases:
     """Factors at which the multiplier of 31 bits rounds up to 2^31, and their neighbours."""
     for f in (0.5, np.nextafter(0.5, 0), np.nextafter(1.0, 0), 1.0, 1 - 2.0**-32, 1 - 2.0**-33, np.nextafter(0.25, 0)):
         yield from _requantizing(np.arange(-129, 130), 0, f"factor {float(f)!r}", layers=False, multiplier=float(f))
-    for f in (0.3, 0.7123, 0.0517, 0.9999):  # products that a unit of the multiplier's last place moves over a tie
-        factor, found = float(f), []
-        m, shift = quantize_multiplier(factor)
-        cut = np.floor(np.frexp(factor)[0] * 2.0**31).astype(np.int64)
-        acc = rng.integers(-(2**30), 2**30, 40_000)
-        wide = acc >> max(0, int(np.ceil(np.log2(factor * 2.0**30 / 100))))
-        found = wide[(double_round(wide, m, shift) != double_round(wide, cut, shift))]
-        if found.size:
-            yield from _requantizing(found[:8], 0, f"factor {f}: the last bit decides", layers=False, multiplier=factor)
     made = 0
-    while made < 4:  # the same for three scales, so that layers show it
-        a, w, y = rng.uniform(0.01, 0.1, 3).astype(F32)
-        factor = float(a) * float(w) / float(y)
+    while made < 6:  # a unit of the multiplier's last place moves a product over a tie
+        a, w, y = (rng.uniform(*ends) for ends in ((0.004, 0.01), (0.004, 0.01), (0.1, 1)))
+        scales: dict[str, Any] = {"input_scale": F32(a), "weight_scale": F32(w), "output_scale": F32(y)}
+        factor = float(F32(a)) * float(F32(w)) / float(F32(y))
         m, shift = quantize_multiplier(factor)
         cut = np.floor(np.frexp(factor)[0] * 2.0**31).astype(np.int64)
-        acc = np.arange(-int(120 / factor), int(120 / factor))
-        found = acc[double_round(acc, m, shift) != double_round(acc, cut, shift)]
+        near = np.rint((np.arange(-120, 120) + 0.5) / factor).astype(np.int64)
+        found = near[double_round(near, m, shift) != double_round(near, cut, shift)]
         if len(found):
             made += 1
-            scales = {"input_scale": a, "weight_scale": w, "output_scale": y}
-            yield from _requantizing(found[:8], 0, "three scales: the last bit decides", **scales)
+            yield from _requantizing(found, 0, "the multiplier's last bit decides", **scales)
 
 
 def _wide_accumulators(rng: Generator) -> Cases:

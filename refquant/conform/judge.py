@@ -150,6 +150,7 @@ def faults(request: Request, expected: Expected, got: Any) -> list[str]:
 
     got: arrays by name, or one array where the operation has one output.
 
+    >>> from ..quant.spec import QuantSpec
     >>> request = Request("quantize", QuantSpec(8), {})
     >>> faults(request, Expected({"codes": np.array([1, 2])}), {"codes": np.array([1, 3])})
     ['codes[1]: got 3, should be 2; 1 of 2 differ']

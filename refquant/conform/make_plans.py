@@ -16,6 +16,8 @@ from ..quant.integer_spec import IntegerSpec
 from ..zoo import NETWORKS, load_data, load_network
 from .networks import PLANS, arrays_of
 
+__all__ = ["IMAGES", "write_plans"]
+
 IMAGES = {"mlp": (49, 14), "cnn": (546, 878), "resnet": (626, 62)}
 
 

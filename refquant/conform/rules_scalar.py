@@ -47,6 +47,12 @@ Outputs: TypeAlias = dict[str, Array]
 
 
 def quiet(f: Callable[..., Outputs]) -> Callable[..., Outputs]:
+    """The function with NumPy's warnings off.
+
+    >>> quiet(lambda x: {"y": np.float32([x]) / 0})(1.0)
+    {'y': array([inf], dtype=float32)}
+    """
+
     def run(*args: Any) -> Outputs:
         with np.errstate(all="ignore"):  # deviations overflow where the rules do not
             return f(*args)

@@ -1,0 +1,248 @@
+"""From a backend's answers to the rule that it breaks.
+
+A deviation explains answers if, on every element, it gives what the backend gave: all that are wrong, and all that
+are right.  One deviation alone is tried first, then every pair.  What explains nothing is refuted with a witness, an
+element at which it would have given something else: that is certain.  Explanations that are left are compared with
+each other (`separate`); what tells two of them apart is the next input to try.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..errors import ArgumentError, complaint
+from ..quant.integer_spec import IntegerSpec
+from ..quant.spec import QuantSpec
+from .deviations import DEVIATIONS, Deviation, applicable
+from .diagnosis import Diagnosis, Explanation, Names, short
+from .operations import OPERATIONS, Request, evaluate
+from .separate import Change, agree, change_of, predict, told_apart
+
+__all__ = ["diagnose", "diagnose_requests"]
+
+Array = NDArray[Any]
+Outputs = Mapping[str, Array]
+
+SHOWN = 5
+"""Partial explanations that a diagnosis keeps."""
+
+# ---- the search -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """Requests with what was got, and with which elements are right."""
+
+    requests: Sequence[Request]
+    got: Sequence[Outputs]
+    right: Sequence[NDArray[np.bool_]]
+
+    def score(self, change: Change) -> tuple[int, int, str]:
+        """Wrong elements explained, right ones broken, and the first element that speaks against."""
+        explained, broken, witness = 0, 0, ""
+        for r, g, right in zip(self.requests, self.got, self.right, strict=True):
+            predicted = predict(r, change)
+            same = agree(r, predicted, g)
+            explained += int(np.sum(same & ~right))
+            broken += int(np.sum(~same & right))
+            if not witness and not same.all():
+                witness = _witness(r, predicted, g, int(np.flatnonzero(~same)[0]))
+        return explained, broken, witness
+
+    def fits(self, change: Change, order: Sequence[int]) -> bool:
+        """Whether a change gives every element; stops at the first request where it does not."""
+        return all(bool(agree(self.requests[i], predict(self.requests[i], change), self.got[i]).all()) for i in order)
+
+
+def _place(outputs: Outputs, element: int) -> tuple[str, tuple[int, ...]]:
+    """The output and the index of an element of all outputs."""
+    for name, a in outputs.items():
+        if element < a.size:
+            return name, tuple(int(i) for i in np.unravel_index(element, a.shape))
+        element -= a.size
+    raise IndexError(element)
+
+
+def _witness(r: Request, predicted: Outputs | None, got: Outputs, element: int) -> str:
+    name, index = _place(got, element)
+    p = None if predicted is None else predicted.get(name)
+    would = "nothing" if p is None else f"shape {p.shape}" if p.shape != got[name].shape else short(p[index])
+    return f"{name}{list(index) if index else ''}: would give {would}, got {short(got[name][index])}"
+
+
+def _effective(evidence: _Evidence, base: Sequence[Outputs]) -> list[tuple[str, Deviation]]:
+    """The deviations that change any element here."""
+    found = []
+    for name, deviation in DEVIATIONS.items():
+        asked = [i for i, r in enumerate(evidence.requests) if applicable(r, deviation)]
+        if any(
+            not agree(r, predict(r, deviation.change), base[i]).all() for i in asked for r in [evidence.requests[i]]
+        ):
+            found.append((name, deviation))
+    return found
+
+
+def _pairs(names: Sequence[str]) -> Iterator[Names]:
+    """Pairs that change different choices."""
+    for a, b in itertools.combinations(names, 2):
+        if not set(DEVIATIONS[a].change) & set(DEVIATIONS[b].change):
+            yield a, b
+
+
+def _known(names: Names) -> tuple[int, int]:
+    """Sorting: fewer deviations first, then those with more public reports."""
+    return len(names), -sum(len(DEVIATIONS[name].threads) for name in names)
+
+
+def diagnose_requests(requests: Sequence[Request], answers: Sequence[Mapping[str, Any]], *, seed: int = 0) -> Diagnosis:
+    """What a backend's answers to requests of one operation show.
+
+    requests: at least one, all of one operation, under the same semantics apart from widths and granularity.
+    answers: outputs by name, one mapping a request.  seed: of the probes.
+
+    Raises ArgumentError for no requests, several operations, and outputs that are missing or unknown.
+    """
+    ops = {r.op for r in requests}
+    if len(ops) != 1 or len(requests) != len(answers):
+        text = f"{len(requests)} requests of {', '.join(sorted(ops)) or 'no operation'}, {len(answers)} answers"
+        raise ArgumentError(complaint(text, "requests of one operation, an answer each", "diagnose"))
+    base: list[Outputs] = [evaluate(request) for request in requests]
+    got = [_named(r, b, a) for r, b, a in zip(requests, base, answers, strict=True)]
+    right = [agree(r, b, g) for r, b, g in zip(requests, base, got, strict=True)]
+    evidence = _Evidence(requests, got, right)
+    op, elements = requests[0].op, sum(r.size for r in right)
+    wrong = elements - sum(int(r.sum()) for r in right)
+    if not wrong:
+        return Diagnosis(op, elements, 0, (), (), {}, None, ())
+    effective = _effective(evidence, base)
+    scores = {name: evidence.score(d.change) for name, d in effective}
+    whole: list[Names] = [
+        (name,) for name, (explained, broken, _) in scores.items() if explained == wrong and not broken
+    ]
+    if not whole:
+        order = sorted(range(len(requests)), key=lambda i: -int(np.sum(~right[i])))
+        names = [name for name, _ in effective]
+        whole = [pair for pair in _pairs(names) if evidence.fits(change_of(pair), order)]
+    explanations, next_input = told_apart(requests, sorted(whole, key=_known), wrong, seed)
+    partial = [Explanation((name,), e, b) for name, (e, b, _) in scores.items() if e]
+    partial = sorted(partial, key=lambda e: e.broken - e.explained)[: 0 if whole else SHOWN]
+    refuted = {name: witness for name, (_, _, witness) in scores.items() if witness}
+    notes = tuple(_notes(requests, base, got))
+    return Diagnosis(op, elements, wrong, explanations, tuple(partial), refuted, next_input, notes)
+
+
+def _named(request: Request, base: Outputs, answer: Any) -> dict[str, Array]:
+    if not isinstance(answer, Mapping):
+        answer = {next(iter(base)): answer}
+    if set(answer) != set(base):
+        got = f"outputs {', '.join(map(str, answer)) or 'none'}"
+        raise ArgumentError(complaint(got, f"{', '.join(base)}", f"diagnose({request.op!r})"))
+    return {name: np.asarray(answer[name]) for name in base}
+
+
+# ---- what wrong elements have in common -----------------------------------------------------------------------
+
+
+def _notes(requests: Sequence[Request], base: Sequence[Outputs], got: Sequence[Outputs]) -> list[str]:
+    """How far off the wrong codes are, and whether they lie on ties."""
+    off: list[Array] = []
+    ties = wrong = 0
+    for r, b, g in zip(requests, base, got, strict=True):
+        for name, should in b.items():
+            if should.shape != g[name].shape:
+                return [f"{name} has shape {g[name].shape}, should be {should.shape}"]
+            if should.dtype.kind in "iu" and g[name].dtype.kind in "iu":
+                off.append((g[name].astype(np.int64) - should).ravel())
+        if r.op == "quantize":
+            apart = (b["codes"] != g["codes"]).ravel()
+            tie = _differ_by_tie(r)
+            wrong, ties = wrong + int(apart.sum()), ties + int(np.sum(apart & tie))
+    notes = []
+    if off:
+        d = np.concatenate(off)
+        d = d[d != 0]
+        if d.size:
+            low, high = int(d.min()), int(d.max())
+            notes.append(f"all are off by {low:+d}" if low == high else f"they are off by {low:+d} to {high:+d}")
+    if wrong:
+        rest = wrong - ties
+        notes.append(
+            f"{ties} of the {wrong} lie exactly on ties of x / scale"
+            + (f"; the other {rest} are certain evidence against every rule that only moves ties" if rest else "")
+        )
+    return notes
+
+
+def _differ_by_tie(request: Request) -> NDArray[np.bool_]:
+    """Where the quotient, exactly, is k + 1/2: rounding up and down ties gives two codes, off the ends."""
+    spec = request.spec
+    wide = QuantSpec(32, rounding="half_up", nan="zero", granularity=spec.granularity)
+    zero = np.zeros_like(np.asarray(request.inputs["zero_point"]))
+    made = []
+    for mode in ("half_up", "half_down"):
+        asked = Request("quantize", wide, {**request.inputs, "zero_point": zero})
+        made.append(evaluate(asked, {"rounding": mode})["codes"])
+    return np.asarray(made[0] != made[1]).ravel()
+
+
+# ---- the door -------------------------------------------------------------------------------------------------
+
+
+def diagnose(
+    op: str,
+    inputs: Any,
+    outputs: Any,
+    *,
+    spec: QuantSpec,
+    integer: IntegerSpec | None = None,
+    options: Mapping[str, Any] | None = None,
+    **parameters: Any,
+) -> Diagnosis:
+    """Which deviations of the catalogue give a backend's outputs.
+
+    op: a row of `OPERATIONS`, such as "quantize", "requantize", "qlinear_conv".  inputs: the operation's first
+    input, or all its inputs by name, or a list of such for several calls.  outputs: the backend's answer: an array, or
+    arrays by name, or a list.  parameters: further inputs by name, the same for all calls (scale, zero_point, ...).
+    spec, integer: the semantics that the backend should have.  options: what is no array (stride, rule, dtype).
+
+    Raises ArgumentError for an unknown operation, inputs that are missing or unknown, and outputs that do not fit.
+
+    >>> x = np.float32([0.5, 1.5, 2.5, -0.5, 0.2])
+    >>> found = diagnose("quantize", x, [1, 2, 3, -1, 0], spec=QuantSpec(8), scale=1.0, zero_point=0)
+    >>> found.verdict, [e.name for e in found.explanations]
+    ('explained', ['ties away'])
+    >>> diagnose("quantize", x, [0, 2, 2, 0, 0], spec=QuantSpec(8), scale=1.0, zero_point=0).conforms
+    True
+    """
+    if op not in OPERATIONS:
+        raise ArgumentError(complaint(f"op={op!r}", f"one of {', '.join(OPERATIONS)}", "diagnose"))
+    many = isinstance(inputs, list) and bool(inputs) and isinstance(inputs[0], Mapping)
+    calls, answers = (inputs, outputs) if many else ([inputs], [outputs])
+    first = OPERATIONS[op].inputs[0]
+    requests = []
+    for call in calls:
+        given = dict(call) if isinstance(call, Mapping) else {first: call}
+        arrays = {name: np.asarray(value) for name, value in {**given, **parameters}.items()}
+        _check_inputs(op, arrays)
+        requests.append(Request(op, spec, arrays, options or {}, integer or IntegerSpec(accumulator_overflow="wrap")))
+    return diagnose_requests(requests, list(answers))
+
+
+def _check_inputs(op: str, arrays: Outputs) -> None:
+    wanted = OPERATIONS[op].inputs
+    if "..." in wanted:
+        return
+    known = {n.strip() for w in wanted for n in w.replace("|", ",").split(",")}
+    if not all(_given(w, arrays) for w in wanted) or set(arrays) - known:
+        raise ArgumentError(complaint(f"inputs {', '.join(arrays)}", f"{', '.join(wanted)}", f"diagnose({op!r})"))
+
+
+def _given(wanted: str, arrays: Mapping[str, Array]) -> bool:
+    """Whether an input, or one of its alternatives ("multiplier | input_scale, ..."), is there."""
+    if wanted == "bias":
+        return True
+    return any(all(n.strip() in arrays for n in way.split(",")) for way in wanted.split("|"))

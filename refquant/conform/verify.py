@@ -1,0 +1,214 @@
+"""A backend held to a pack: a verdict on every test, and what its wrong answers have in common.
+
+A backend is any function from a `Request` to outputs by name (or one array); it returns None, or raises
+NotImplementedError, for what it does not do.  What it declines is counted, never passed over: a backend conforms if it
+answered at least one test and every answer is right or excused by a known deviation.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from ..errors import ArgumentError, complaint
+from .diagnose import diagnose_requests
+from .diagnosis import Diagnosis
+from .judge import faults
+from .known import Known, excuse
+from .operations import OPERATIONS, Request
+from .packs import Asked, Pack, PackTest
+from .wire import digest_of, semantics_to_json
+
+__all__ = ["Backend", "Declined", "Failed", "Report", "Verdict", "judge_answer", "verify"]
+
+Backend = Callable[[Request], Any]
+
+STATUSES = ("right", "excused", "wrong", "failed", "declined")
+
+MOST_ELEMENTS = 4096
+"""Diagnosis looks at tests of an operation until they have so many elements, the wrong ones first."""
+
+
+class Declined(NamedTuple):
+    """An answer that is none: the backend does not do this."""
+
+    reason: str
+
+
+class Failed(NamedTuple):
+    """An answer that is none: a crash, a time-out, garbage."""
+
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class Verdict:
+    """What came of one test; status: one of `STATUSES`."""
+
+    test: PackTest
+    asked: Asked
+    status: str
+    findings: tuple[str, ...]
+    answer: Any = None
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """All verdicts; diagnoses by operation, for those with wrong answers; stale: known lines that excused nothing."""
+
+    profile: str
+    verdicts: tuple[Verdict, ...]
+    diagnoses: Mapping[str, Sequence[Diagnosis]]
+    effects: Mapping[str, str]
+    stale: tuple[Known, ...] = ()
+
+    def count(self, status: str) -> int:
+        """How many tests came out so."""
+        return sum(v.status == status for v in self.verdicts)
+
+    @property
+    def conforms(self) -> bool:
+        """Something was answered, nothing wrongly, no known line is stale."""
+        answered = self.count("right") + self.count("excused")
+        return answered > 0 and not (self.count("wrong") or self.count("failed") or self.stale)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: counts an operation, every finding, every diagnosis."""
+        return {
+            "profile": self.profile,
+            "conforms": self.conforms,
+            "counts": {status: self.count(status) for status in STATUSES},
+            "operations": self._table(),
+            "findings": {v.test.id: list(v.findings) for v in self.verdicts if v.status in ("wrong", "failed")},
+            "diagnoses": {
+                op: [{"verdict": d.verdict, "explanations": [e.name for e in d.explanations]} for d in found]
+                for op, found in self.diagnoses.items()
+            },
+            "stale": [str(line) for line in self.stale],
+        }
+
+    def _table(self) -> dict[str, dict[str, int]]:
+        rows = {op: Counter(v.status for v in self.verdicts if v.asked.request.op == op) for op in OPERATIONS}
+        return {op: {s: row[s] for s in STATUSES} for op, row in rows.items() if row}
+
+    def __str__(self) -> str:
+        lines = [f"{'operation':18}" + "".join(f"{status:>10}" for status in STATUSES)]
+        lines += [f"{op:18}" + "".join(f"{row[s] or '':>10}" for s in STATUSES) for op, row in self._table().items()]
+        bad = [v for v in self.verdicts if v.status in ("wrong", "failed")]
+        for flag in dict.fromkeys(v.test.family for v in bad):
+            mine = [v for v in bad if v.test.family == flag]
+            lines.append(f"{flag}: {len(mine)} wrong; the effect of this: {self.effects.get(flag, '')}")
+            lines += [f"  {v.test.id} ({v.test.comment}): {'; '.join(v.findings)}" for v in mine[:3]]
+        for found in self.diagnoses.values():
+            lines += [str(d) for d in found]
+        lines += [f"stale: no answer is explained by: {line}" for line in self.stale]
+        total = ", ".join(f"{self.count(s)} {s}" for s in STATUSES if self.count(s))
+        lines.append(
+            f"{'conforms to' if self.conforms else 'does not conform to'} {self.profile}: {total or 'no tests'}"
+        )
+        return "\n".join(lines)
+
+
+# ---- one answer -----------------------------------------------------------------------------------------------
+
+
+def judge_answer(test: PackTest, asked: Asked, answer: Any, known: Sequence[Known] = ()) -> Verdict:
+    """The verdict on one answer."""
+    if answer is None or isinstance(answer, Declined):
+        return Verdict(test, asked, "declined", (answer.reason,) if answer else ())
+    if isinstance(answer, Failed):
+        return Verdict(test, asked, "failed", (answer.reason,))
+    found = faults(asked.request, asked.expected, answer)
+    if not found:
+        return Verdict(test, asked, "right", (), answer)
+    line = excuse(known, asked.request, answer)
+    if line is not None:
+        return Verdict(test, asked, "excused", (str(line),), answer)
+    return Verdict(test, asked, "wrong", tuple(found), answer)
+
+
+def _call(backend: Backend, request: Request) -> Any:
+    try:
+        return backend(request)
+    except NotImplementedError as error:
+        return Declined(str(error))
+    except Exception as error:  # whatever a backend raises is a finding about it
+        return Failed(f"{type(error).__name__}: {error}")
+
+
+# ---- all of them ----------------------------------------------------------------------------------------------
+
+
+def _elements(verdict: Verdict) -> int:
+    return sum(a.size for a in verdict.asked.expected.outputs.values())
+
+
+def _diagnoses(verdicts: Iterable[Verdict]) -> dict[str, list[Diagnosis]]:
+    """For each operation with wrong answers, one diagnosis for each of the semantics that are alike but for widths."""
+    groups: dict[tuple[str, str], list[Verdict]] = {}
+    for v in verdicts:
+        if v.status in ("right", "wrong") and v.answer is not None:
+            r = v.asked.request
+            data = semantics_to_json(r.spec, r.integer)
+            data["spec"] = {n: x for n, x in data["spec"].items() if n not in ("bits", "signed", "granularity")}
+            groups.setdefault((r.op, digest_of(data)), []).append(v)
+    found: dict[str, list[Diagnosis]] = {}
+    for (op, _), group in groups.items():
+        wrong = [v for v in group if v.status == "wrong"]
+        if not wrong or (op == "network" and len(groups) > 1):
+            continue
+        chosen: list[Verdict] = []
+        elements = 0
+        for v in [*sorted(wrong, key=_elements), *(v for v in group if v.status == "right")]:
+            if not chosen or elements + _elements(v) <= MOST_ELEMENTS:
+                chosen.append(v)
+                elements += _elements(v)
+        try:
+            found.setdefault(op, []).append(
+                diagnose_requests([v.asked.request for v in chosen], [v.answer for v in chosen])
+            )
+        except ArgumentError:  # outputs of other names: the findings say so
+            continue
+    return found
+
+
+def verify(
+    backend: Backend | Mapping[str, Any],
+    pack: Pack,
+    profile: str,
+    *,
+    ops: Collection[str] | None = None,
+    known: Sequence[Known] = (),
+    progress: Callable[[int], object] | None = None,
+) -> Report:
+    """A backend, or its answers by test, held to a profile's tests of a pack.
+
+    backend: a function of a `Request`, or answers by the id of a test (missing ones count as failed).  ops: the
+    operations to ask for, all if None.  known: deviations that are accepted.  progress: called with 1 a test.
+
+    Raises ArgumentError for an unknown profile or operation, and where no test is left.
+
+    >>> from .operations import evaluate
+    >>> from .packs import level_one
+    >>> verify(evaluate, level_one(), "onnx@21", ops=["dequantize"]).conforms
+    True
+    """
+    unknown = sorted(set(ops or ()) - set(OPERATIONS))
+    if unknown:
+        raise ArgumentError(complaint(f"operation {', '.join(unknown)}", f"among {', '.join(OPERATIONS)}", "verify"))
+    chosen = [(t, a) for t, a in pack.requests(profile) if ops is None or a.request.op in ops]
+    if not chosen:
+        raise ArgumentError(complaint(f"no test of {', '.join(ops or ())}", f"some that {profile} speaks of", "verify"))
+    verdicts = []
+    for test, asked in chosen:
+        if isinstance(backend, Mapping):
+            answer = backend.get(test.id, Failed("no answer"))
+        else:
+            answer = _call(backend, asked.request)
+        verdicts.append(judge_answer(test, asked, answer, known))
+        if progress is not None:
+            progress(1)
+    used = {v.findings[0] for v in verdicts if v.status == "excused"}
+    stale = tuple(line for line in known if str(line) not in used and (ops is None or line.op in ops))
+    effects = {flag: str(note["effect"]) for flag, note in pack.notes.items()}
+    return Report(profile, tuple(verdicts), _diagnoses(verdicts), effects, stale)
