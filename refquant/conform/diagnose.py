@@ -9,7 +9,7 @@ each other (`separate`); what tells two of them apart is the next input to try.
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,25 +33,38 @@ SHOWN = 5
 # ---- the search -----------------------------------------------------------------------------------------------
 
 
+class _Score(NamedTuple):
+    """Whether a deviation changes any element, how many wrong ones it gives, how many right ones it would not, and the
+    first that speaks against it."""
+
+    effective: bool
+    explained: int
+    broken: int
+    witness: str
+
+
 @dataclass(frozen=True, eq=False)
 class _Evidence:
-    """Requests with what was got, and with which elements are right."""
+    """Requests with what should have come, what was got, and which elements are right."""
 
     requests: Sequence[Request]
+    base: Sequence[Outputs]
     got: Sequence[Outputs]
     right: Sequence[NDArray[np.bool_]]
 
-    def score(self, change: Change) -> tuple[int, int, str]:
-        """Wrong elements explained, right ones broken, and the first element that speaks against."""
-        explained, broken, witness = 0, 0, ""
-        for r, g, right in zip(self.requests, self.got, self.right, strict=True):
-            predicted = predict(r, change)
-            same = agree(r, predicted, g)
+    def score(self, deviation: Deviation) -> "_Score":
+        """What a deviation alone does to all elements."""
+        effective, explained, broken, witness = False, 0, 0, ""
+        for r, base, got, right in zip(self.requests, self.base, self.got, self.right, strict=True):
+            applies = applicable(r, deviation)
+            predicted = predict(r, deviation.change) if applies else base
+            effective = effective or (applies and not agree(r, predicted, base).all())
+            same = agree(r, predicted, got)
             explained += int(np.sum(same & ~right))
             broken += int(np.sum(~same & right))
             if not witness and not same.all():
-                witness = _witness(r, predicted, g, int(np.flatnonzero(~same)[0]))
-        return explained, broken, witness
+                witness = _witness(predicted, got, int(np.flatnonzero(~same)[0]))
+        return _Score(effective, explained, broken, witness)
 
     def fits(self, change: Change, order: Sequence[int]) -> bool:
         """Whether a change gives every element; stops at the first request where it does not."""
@@ -67,23 +80,11 @@ def _place(outputs: Outputs, element: int) -> tuple[str, tuple[int, ...]]:
     raise IndexError(element)
 
 
-def _witness(r: Request, predicted: Outputs | None, got: Outputs, element: int) -> str:
+def _witness(predicted: Outputs | None, got: Outputs, element: int) -> str:
     name, index = _place(got, element)
     p = None if predicted is None else predicted.get(name)
     would = "nothing" if p is None else f"shape {p.shape}" if p.shape != got[name].shape else short(p[index])
     return f"{name}{list(index) if index else ''}: would give {would}, got {short(got[name][index])}"
-
-
-def _effective(evidence: _Evidence, base: Sequence[Outputs]) -> list[tuple[str, Deviation]]:
-    """The deviations that change any element here."""
-    found = []
-    for name, deviation in DEVIATIONS.items():
-        asked = [i for i, r in enumerate(evidence.requests) if applicable(r, deviation)]
-        if any(
-            not agree(r, predict(r, deviation.change), base[i]).all() for i in asked for r in [evidence.requests[i]]
-        ):
-            found.append((name, deviation))
-    return found
 
 
 def _pairs(names: Sequence[str]) -> Iterator[Names]:
@@ -113,24 +114,21 @@ def diagnose_requests(requests: Sequence[Request], answers: Sequence[Mapping[str
     base: list[Outputs] = [evaluate(request) for request in requests]
     got = [_named(r, b, a) for r, b, a in zip(requests, base, answers, strict=True)]
     right = [agree(r, b, g) for r, b, g in zip(requests, base, got, strict=True)]
-    evidence = _Evidence(requests, got, right)
+    evidence = _Evidence(requests, base, got, right)
     op, elements = requests[0].op, sum(r.size for r in right)
     wrong = elements - sum(int(r.sum()) for r in right)
     if not wrong:
         return Diagnosis(op, elements, 0, (), (), {}, None, ())
-    effective = _effective(evidence, base)
-    scores = {name: evidence.score(d.change) for name, d in effective}
-    whole: list[Names] = [
-        (name,) for name, (explained, broken, _) in scores.items() if explained == wrong and not broken
-    ]
+    scores = {name: evidence.score(d) for name, d in DEVIATIONS.items() if op in d.ops}
+    scores = {name: score for name, score in scores.items() if score.effective}
+    whole: list[Names] = [(name,) for name, score in scores.items() if not score.witness]
     if not whole:
         order = sorted(range(len(requests)), key=lambda i: -int(np.sum(~right[i])))
-        names = [name for name, _ in effective]
-        whole = [pair for pair in _pairs(names) if evidence.fits(change_of(pair), order)]
+        whole = [pair for pair in _pairs(list(scores)) if evidence.fits(change_of(pair), order)]
     explanations, next_input = told_apart(requests, sorted(whole, key=_known), wrong, seed)
-    partial = [Explanation((name,), e, b) for name, (e, b, _) in scores.items() if e]
+    partial = [Explanation((name,), score.explained, score.broken) for name, score in scores.items() if score.explained]
     partial = sorted(partial, key=lambda e: e.broken - e.explained)[: 0 if whole else SHOWN]
-    refuted = {name: witness for name, (_, _, witness) in scores.items() if witness}
+    refuted = {name: score.witness for name, score in scores.items() if score.witness}
     notes = tuple(_notes(requests, base, got))
     return Diagnosis(op, elements, wrong, explanations, tuple(partial), refuted, next_input, notes)
 

@@ -26,6 +26,9 @@ MONOTONE = {
 }
 """operation -> choices that leave a saturating rule monotone, infinities aside, and element by element."""
 
+CODES = {"quantize": "quantize", "fake_quantize": "quantize", "requantize": "requantize"}
+"""operation -> the one that gives its codes, of which its result is a function."""
+
 INPUT = {"quantize": "x", "requantize": "acc"}
 """operation -> the input along which its codes never fall."""
 
@@ -104,13 +107,13 @@ def comparable(request: Request, changes: Sequence[Mapping[str, Any]]) -> bool:
     >>> comparable(request, [{"rounding": "floor"}]), comparable(request, [{"overflow": "wrap"}])
     (True, False)
     """
-    allowed = MONOTONE.get(request.op, ())
+    allowed = MONOTONE.get(CODES.get(request.op, ""), ())
     return bool(allowed) and all(set(c) <= set(allowed) and _saturates(request, c) for c in changes)
 
 
 def _one_by_one(request: Request) -> Iterator[Request]:
     """The request with one scale and one zero point, for each that an element has."""
-    name = INPUT[request.op]
+    name = INPUT[CODES[request.op]]
     shape = np.asarray(request.inputs[name]).shape
     others = {n: np.asarray(a) for n, a in request.inputs.items() if n != name}
     grain = request.spec.granularity
@@ -132,21 +135,28 @@ def first_difference(request: Request, a: Mapping[str, Any], b: Mapping[str, Any
     request: `comparable` under both changes.  Its parameters stay; of all inputs of its type, that of least magnitude
     is taken at which a code steps in one rule only.
     """
-    name = INPUT[request.op]
-    kind = np.asarray(request.inputs[name]).dtype if request.op == "quantize" else np.dtype(np.int64)
+    op = CODES[request.op]
+    name = INPUT[op]
+    kind = np.asarray(request.inputs[name]).dtype if op == "quantize" else np.dtype(np.int64)
     for one in _one_by_one(request):
 
-        def rule(change: Mapping[str, Any], v: Array, one: Request = one) -> Array:
-            asked = Request(one.op, one.spec, {**one.inputs, name: v}, one.options, one.integer)
-            return evaluate(asked, change)["codes"]
+        def asked(v: Array, what: str = request.op, one: Request = one) -> Request:
+            return Request(what, one.spec, {**one.inputs, name: v}, one.options, one.integer)
+
+        def rule(change: Mapping[str, Any], v: Array, asked: Callable[..., Request] = asked) -> Array:
+            return evaluate(asked(v, op), change)["codes"]
 
         low, high = request.spec.qmin, request.spec.qmax
         p, q = (steps_of(lambda v, c=c: rule(c, v), low, high, kind) for c in (a, b))  # type: ignore[misc]
         places = np.minimum(p, q)[p != q]
-        x = _values(places[np.argsort(np.abs(places))][:1], kind)
-        if not x.size and kind.kind == "f":
-            specials = _specials(kind, request.spec.nan != "raise")
-            x = specials[rule(a, specials) != rule(b, specials)][:1]
-        if x.size:
-            return Request(one.op, one.spec, {**one.inputs, name: x}, one.options, one.integer)
+        x = _values(places[np.argsort(np.abs(places))], kind)
+        if kind.kind == "f":
+            x = np.concatenate([x, _specials(kind, request.spec.nan != "raise")])
+        for v in x[rule(a, x) != rule(b, x)]:
+            if _outputs(asked(v[None]), a) != _outputs(asked(v[None]), b):
+                return asked(v[None])
     return None
+
+
+def _outputs(request: Request, change: Mapping[str, Any]) -> list[bytes]:
+    return [a.tobytes() for a in evaluate(request, change).values()]

@@ -7,26 +7,24 @@ answered at least one test and every answer is right or excused by a known devia
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, complaint
 from .diagnose import diagnose_requests
 from .diagnosis import Diagnosis
+from .examine import MOST_ELEMENTS, same_semantics, up_to
 from .judge import faults
 from .known import Known, excuse
 from .operations import OPERATIONS, Request
 from .packs import Asked, Pack, PackTest
-from .wire import digest_of, semantics_to_json
 
 __all__ = ["Backend", "Declined", "Failed", "Report", "Verdict", "judge_answer", "verify"]
 
 Backend = Callable[[Request], Any]
 
 STATUSES = ("right", "excused", "wrong", "failed", "declined")
-
-MOST_ELEMENTS = 4096
-"""Diagnosis looks at tests of an operation until they have so many elements, the wrong ones first."""
 
 
 class Declined(NamedTuple):
@@ -145,30 +143,20 @@ def _elements(verdict: Verdict) -> int:
 
 def _diagnoses(verdicts: Iterable[Verdict]) -> dict[str, list[Diagnosis]]:
     """For each operation with wrong answers, one diagnosis for each of the semantics that are alike but for widths."""
-    groups: dict[tuple[str, str], list[Verdict]] = {}
+    groups: dict[str, list[Verdict]] = {}
     for v in verdicts:
-        if v.status in ("right", "wrong") and v.answer is not None:
-            r = v.asked.request
-            data = semantics_to_json(r.spec, r.integer)
-            data["spec"] = {n: x for n, x in data["spec"].items() if n not in ("bits", "signed", "granularity")}
-            groups.setdefault((r.op, digest_of(data)), []).append(v)
+        if v.status in ("right", "wrong"):
+            groups.setdefault(same_semantics(v.asked.request), []).append(v)
+    several = len({group[0].asked.request.op for group in groups.values()}) > 1
     found: dict[str, list[Diagnosis]] = {}
-    for (op, _), group in groups.items():
-        wrong = [v for v in group if v.status == "wrong"]
-        if not wrong or (op == "network" and len(groups) > 1):
+    for group in groups.values():
+        op, wrong = group[0].asked.request.op, [v for v in group if v.status == "wrong"]
+        if not wrong or (op == "network" and several):  # layers alone say more, and sooner
             continue
-        chosen: list[Verdict] = []
-        elements = 0
-        for v in [*sorted(wrong, key=_elements), *(v for v in group if v.status == "right")]:
-            if not chosen or elements + _elements(v) <= MOST_ELEMENTS:
-                chosen.append(v)
-                elements += _elements(v)
-        try:
-            found.setdefault(op, []).append(
-                diagnose_requests([v.asked.request for v in chosen], [v.answer for v in chosen])
-            )
-        except ArgumentError:  # outputs of other names: the findings say so
-            continue
+        chosen = up_to(MOST_ELEMENTS, wrong, (v for v in group if v.status == "right"), _elements)
+        with suppress(ArgumentError):  # outputs of other names: the findings say so
+            requests, answers = [v.asked.request for v in chosen], [v.answer for v in chosen]
+            found.setdefault(op, []).append(diagnose_requests(requests, answers))
     return found
 
 
