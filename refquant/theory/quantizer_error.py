@@ -23,7 +23,7 @@ from ..quant.spec import QuantSpec
 from .box import Box, meet, point
 from .rounding_error import TINY, UNITS, gamma
 
-__all__ = ["ROUNDING", "check_quantizer", "on_grid", "quantizer_error", "quantizer_image"]
+__all__ = ["ROUNDING", "check_quantizer", "grid_ends", "on_grid", "quantizer_error", "quantizer_image"]
 
 Reals = NDArray[np.float64]
 
@@ -101,15 +101,27 @@ def quantizer_error(
     return meet(d, onto_grid).widened(out)
 
 
+def grid_ends(
+    spec: QuantSpec, scale: NDArray[np.generic], zero_point: NDArray[np.generic], shape: tuple[int, ...]
+) -> Box:
+    """bottom and top, broadcastable against a tensor of this shape; rounded, by at most gamma(3) of their size.
+
+    >>> grid_ends(QuantSpec(3), np.array(0.5), np.array(1), (2,))
+    Box(low=array(-2.5), high=array(1.))
+    """
+    s, z = parameters(scale, zero_point, shape, spec, "grid_ends")
+    S, Z = s.astype(np.float64), z.astype(np.float64)
+    return Box(np.asarray(S * (spec.qmin - Z)), np.asarray(S * (spec.qmax - Z)))
+
+
 def on_grid(spec: QuantSpec, scale: NDArray[np.generic], zero_point: NDArray[np.generic], v: Box) -> NDArray[np.bool_]:
     """Where a box lies between the ends of the grid, as computed: no value is clipped there.
 
     >>> on_grid(QuantSpec(3), np.array(1.0), np.array(0), point(np.array([-5.0, 3.0]))).tolist()
     [False, True]
     """
-    s, z = parameters(scale, zero_point, v.low.shape, spec, "on_grid")
-    S, Z = s.astype(np.float64), z.astype(np.float64)
-    return np.asarray((v.low >= S * (spec.qmin - Z)) & (v.high <= S * (spec.qmax - Z)))
+    ends = grid_ends(spec, scale, zero_point, v.low.shape)
+    return np.asarray((v.low >= ends.low) & (v.high <= ends.high))
 
 
 def quantizer_image(

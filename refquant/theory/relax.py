@@ -31,7 +31,7 @@ from .pieces import Piece, Place, Step, linear_piece
 from .quantizer_error import on_grid, quantizer_error, quantizer_image
 from .rounding_error import TINY, UNITS, gamma, sum_up
 
-__all__ = ["PIECES"]
+__all__ = ["PIECES", "softmax_rounding"]
 
 Reals = NDArray[np.float64]
 
@@ -136,12 +136,21 @@ def _shares(own: Reals, other: Reals, axis: int) -> Reals:
         return np.moveaxis(1 / (1 + np.exp(D).sum(axis=-1)), -1, axis)
 
 
+def softmax_rounding(n: int, widest: Reals, to: str) -> Reals:
+    """eta: n shares, as computed, are exact ones times exp(+-eta) up to underflow; widest: the range of the logits.
+
+    >>> bool(softmax_rounding(10, np.array(5.0), "float32") < 1e-5)
+    True
+    """
+    each = UNITS[to] + UNIT  # the run's, and of what is computed here
+    return np.asarray(2 * each * (n + widest + 4 * EXP_ULPS))
+
+
 def _softmax(step: Step, at: Place) -> Piece:
-    """y_i grows with z_i and falls with every other z_j; roundings err by exp(eta) - 1, relatively."""
+    """y_i grows with z_i and falls with every other z_j."""
     z, axis = point(at.a[0]) + at.e[0], step.attrs["axis"]
     widest = np.max(z.high, axis=axis, keepdims=True) - np.min(z.low, axis=axis, keepdims=True)
-    each = UNITS[at.to] + UNIT  # the run's, and of what is computed here
-    eta = 2 * each * (z.low.shape[axis] + widest + 4 * EXP_ULPS)
+    eta = softmax_rounding(z.low.shape[axis], widest, at.to)
     low, high = _shares(z.low, z.high, axis), _shares(z.high, z.low, axis)
     y = Box(low * np.exp(-eta), high * np.exp(eta)).widened(TINY[at.to])
     range_ = y - point(at.out)

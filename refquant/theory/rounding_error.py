@@ -46,22 +46,22 @@ def gamma(n: int, u: float = UNIT) -> float:
     return n * u / (1 - n * u) * _SLACK
 
 
-def probable_gamma(n: int, u: float, confidence: float) -> float:
-    """exp(lambda sqrt(n) u + n u^2 / (1 - u)) - 1: what `gamma` is with at least this probability (model).
+def probable_gamma(n: int, u: float, failure: float) -> float:
+    """exp(lambda sqrt(n) u + n u^2 / (1 - u)) - 1: what `gamma` is but with this probability (model).
 
-    lambda is such that 2 exp(-lambda^2 (1 - u)^2 / 2) = 1 - confidence.  It holds for one product of n factors
-    1 + delta_i with independent delta_i of mean zero; n such products, as in a sum, need n times the failure
-    probability.  `gamma` is returned where it is smaller.
+    lambda is such that 2 exp(-lambda^2 (1 - u)^2 / 2) = failure.  It holds for one product of n factors 1 + delta_i
+    with independent delta_i of mean zero; n such products, as in a sum, fail n times as often.  `gamma` is returned
+    where it is smaller.
     Source: Higham and Mary 2019 (SIAM J. Sci. Comput. 41), theorem 2.4.
 
-    Raises ArgumentError for a confidence that is not between 0 and 1.
+    Raises ArgumentError for a probability that is not between 0 and 1.
 
-    >>> probable_gamma(10**6, 2.0**-24, 0.999) < gamma(10**6, 2.0**-24) / 200
+    >>> probable_gamma(10**6, 2.0**-24, 0.001) < gamma(10**6, 2.0**-24) / 200
     True
     """
-    if not 0 < confidence < 1:
-        raise ArgumentError(complaint(f"confidence={confidence}", "between 0 and 1", "probable_gamma"))
-    rate = math.sqrt(2 * math.log(2 / (1 - confidence))) / (1 - u)
+    if not 0 < failure < 1:
+        raise ArgumentError(complaint(f"failure={failure}", "between 0 and 1", "probable_gamma"))
+    rate = math.sqrt(2 * math.log(2 / failure)) / (1 - u)
     return min(math.expm1(rate * math.sqrt(n) * u + n * u * u / (1 - u)) * _SLACK, gamma(n, u))
 
 
