@@ -58,10 +58,10 @@ class Diagnosis:
     """What answers show.
 
     conforms: every element is right.  explanations: those that give every element, best known first; none if no
-    deviation or pair of the catalogue does.  partial: those that come closest, when none explains all.
-    refuted: single deviations with the element that rules each out alone.  next_input: what tells the first two
-    explanations apart, None where there is one, or where none was found.  notes: what the wrong elements have in
-    common.
+    deviation or pair of the catalogue does.  partial: those that come closest, when none explains all. refuted:
+    single deviations with the element that rules each out alone.  next_input: what tells the first two explanations
+    apart, None where there is one, or where none was found; for a layer, an accumulator.  notes: what the wrong
+    elements have in common.
     """
 
     op: str
@@ -96,6 +96,8 @@ class Diagnosis:
         if not self.conforms and not self.explanations:
             lines.append("none of the catalogue's deviations, and no pair of them, explains all of it; closest:")
             lines += [f"  {e.name}: explains {e.explained} of {self.wrong}, breaks {e.broken}" for e in self.partial]
+        if self.verdict == "ambiguous" and self.next_input is None:
+            lines.append("no input that tells them apart was found")
         if self.next_input is not None:
             given = ", ".join(f"{name} = {short(a)}" for name, a in self.next_input.inputs.items())
             lines.append(f"to tell them apart, try {given}:")

@@ -105,8 +105,8 @@ def examine(pack: Pack, op: str, planted: Names, most: int = MOST_ELEMENTS) -> E
             continue
         if not all(applicable(group[0].request, DEVIATIONS[name]) for name in planted):
             continue
-        answers = {id(a): predict(a.request, change) for a in group if _size(a) <= most}
-        usable = [a for a in group if answers.get(id(a)) is not None]
+        answers = {id(a): predict(a.request, change) for a in group}
+        usable = [a for a in group if answers[id(a)] is not None]
         shows = [a for a in usable if _shows(a, answers[id(a)], planted)]
         if shows:
             chosen = up_to(most, shows[:1], [a for a in usable if a is not shows[0]], _size)

@@ -61,6 +61,32 @@ def _accumulators(request: Request, rng: Generator) -> Iterator[Request]:
     yield _with(request, acc=rng.choice(np.array([-(2**31), 2**31 - 1, 2**24 + 1, -(2**24) - 1]), acc.shape))
 
 
+def _ranges(request: Request, rng: Generator) -> Iterator[Request]:
+    """Ranges whose zero point lies on a tie or beside it, ranges that begin or end at 0 or beside it, and any."""
+    many = "lo" in request.inputs
+    like = np.asarray(request.inputs["lo" if many else "x"])
+    steps, shape = request.spec.qmax - request.spec.qmin, (like.shape if many else (64,))
+    for dyadic in (True, False, False):
+        s = 2.0 ** rng.integers(-6, 3, shape) if dyadic else rng.uniform(0.01, 1, shape)
+        k = rng.integers(0, steps, shape) + 0.5
+        low, high = (-k * s).astype(like.dtype), ((steps - k) * s).astype(like.dtype)
+        for d in (-1, 0, 1):
+            yield from _of_ranges(request, np.nextafter(low, low + np.asarray(d, like.dtype)), high, rng)
+        yield from _of_ranges(request, (low * 0).astype(like.dtype), high, rng)
+        yield from _of_ranges(request, low, (high * 0).astype(like.dtype), rng)
+        yield from _of_ranges(request, high, (2 * high).astype(like.dtype), rng)
+
+
+def _of_ranges(request: Request, low: Array, high: Array, rng: Generator) -> Iterator[Request]:
+    """Requests with these ranges: of their ends, or of tensors that have them."""
+    if "lo" in request.inputs:
+        yield _with(request, lo=low, hi=high)
+        return
+    for l, h in zip(low[:8], high[:8], strict=True):
+        x = rng.uniform(float(l), float(h), 16).astype(low.dtype)
+        yield _with(request, x=np.concatenate([[l, h], np.clip(x, l, h)]).astype(low.dtype))
+
+
 def _redrawn(request: Request, rng: Generator) -> Iterator[Request]:
     """Every array of more than one element drawn anew from its own range, or from its ends."""
     for extreme in (False, True):
@@ -69,7 +95,7 @@ def _redrawn(request: Request, rng: Generator) -> Iterator[Request]:
             a = np.asarray(value)
             if a.size < 2 or name.endswith(("scale", "scales", "zero_point", "error", "cost")):
                 continue
-            low, high = a.min(), a.max()
+            low, high = (int(a.min()), int(a.max())) if a.dtype.kind in "iu" else (a.min(), a.max())
             if a.dtype.kind in "iu":
                 drawn = rng.choice(np.array([low, high]), a.shape) if extreme else rng.integers(low, high + 1, a.shape)
             else:
@@ -83,6 +109,8 @@ _PROBES: dict[str, Callable[[Request, Generator], Iterator[Request]]] = {
     "fake_quantize": _reals,
     "gradient": _reals,
     "requantize": _accumulators,
+    "range_parameters": _ranges,
+    "dynamic_quantize": _ranges,
 }
 
 

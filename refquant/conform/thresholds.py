@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..quant.granularity import PerTensor
+from ..quant.granularity import PerChannel, PerTensor
 from .operations import Request, evaluate, knobs
 
 __all__ = ["comparable", "first_difference", "from_order", "steps_of", "to_order"]
@@ -26,7 +26,13 @@ MONOTONE = {
 }
 """operation -> choices that leave a saturating rule monotone, infinities aside, and element by element."""
 
-CODES = {"quantize": "quantize", "fake_quantize": "quantize", "requantize": "requantize"}
+CODES = {
+    "quantize": "quantize",
+    "fake_quantize": "quantize",
+    "requantize": "requantize",
+    "qlinear_matmul": "requantize",
+    "qlinear_conv": "requantize",
+}
 """operation -> the one that gives its codes, of which its result is a function."""
 
 INPUT = {"quantize": "x", "requantize": "acc"}
@@ -94,6 +100,19 @@ def steps_of(f: Callable[[Array], Array], low: int, high: int, kind: Any) -> NDA
 # ---- rules ----------------------------------------------------------------------------------------------------
 
 
+def _codes(request: Request) -> Request:
+    """The request of codes that a result is a function of; for layers one accumulator a scale."""
+    op, i = CODES[request.op], request.inputs
+    if op == "quantize" or request.op == op:
+        return Request(op, request.spec, i, request.options, request.integer)
+    a, b = ("a", "b") if "a" in i else ("x", "w")
+    names = ("input_scale", f"{a}_scale"), ("weight_scale", f"{b}_scale"), ("output_scale", "y_scale")
+    arrays = [np.asarray(i[name]).ravel() for _, name in names]
+    inputs = dict(zip((to for to, _ in names), np.broadcast_arrays(*arrays), strict=True))
+    rest = {"acc": np.zeros(inputs["input_scale"].shape, np.int64), "zero_point": np.asarray(i["y_zero_point"])}
+    return Request(op, replace(request.spec, granularity=PerChannel(0)), {**inputs, **rest}, {}, request.integer)
+
+
 def _saturates(request: Request, change: Mapping[str, Any]) -> bool:
     k = {**knobs(request.spec, request.integer), **change}
     return bool(k["overflow"] == "saturate" or k["clip"] == "reals first")
@@ -133,18 +152,19 @@ def first_difference(request: Request, a: Mapping[str, Any], b: Mapping[str, Any
     """A request of one element on which the rules with changes a and b differ; None if they are one function.
 
     request: `comparable` under both changes.  Its parameters stay; of all inputs of its type, that of least magnitude
-    is taken at which a code steps in one rule only.
+    is taken at which a code steps in one rule only.  For a layer the request is to requantize an accumulator.
     """
-    op = CODES[request.op]
-    name = INPUT[op]
-    kind = np.asarray(request.inputs[name]).dtype if op == "quantize" else np.dtype(np.int64)
-    for one in _one_by_one(request):
+    core = _codes(request)
+    name = INPUT[core.op]
+    kind = np.asarray(core.inputs[name]).dtype if core.op == "quantize" else np.dtype(np.int64)
+    op = request.op if core.op == "quantize" else core.op
+    for one in _one_by_one(core):
 
-        def asked(v: Array, what: str = request.op, one: Request = one) -> Request:
-            return Request(what, one.spec, {**one.inputs, name: v}, one.options, one.integer)
+        def asked(v: Array, op: str = op, one: Request = one) -> Request:
+            return Request(op, one.spec, {**one.inputs, name: v}, one.options, one.integer)
 
         def rule(change: Mapping[str, Any], v: Array, asked: Callable[..., Request] = asked) -> Array:
-            return evaluate(asked(v, op), change)["codes"]
+            return evaluate(asked(v, core.op), change)["codes"]
 
         low, high = request.spec.qmin, request.spec.qmax
         p, q = (steps_of(lambda v, c=c: rule(c, v), low, high, kind) for c in (a, b))  # type: ignore[misc]
