@@ -49,8 +49,8 @@ FAULTS = {  # what is done: what is said of it
     "os.abort()": "died of SIGABRT",
     "print('no memory', file=sys.stderr); sys.exit(3)": "ended with status 3; it said: 'no memory'",
     "sys.exit()": "ended with status 0",
-    "time.sleep(99)": "no whole line within 2 s",
-    "say(answer[:-5]); time.sleep(99)": "no whole line within 2 s",
+    "time.sleep(99)": "no whole line within",
+    "say(answer[:-5]); time.sleep(99)": "no whole line within",
     "say(answer[:-5]); sys.exit()": 'amid the line \'{"id": "3",',
     "sys.stdout.close(); os.close(1); time.sleep(99)": "closed its output",
     "say('Illegal instruction' + chr(10))": "'Illegal instruction', but should be a line with one JSON object",
@@ -139,7 +139,7 @@ def test_a_program_that_never_answers_is_given_up(command: str, text: str, pack:
 def test_a_program_that_reads_nothing_is_given_up(pack: Pack, tmp_path: Path) -> None:
     source = f"import time\nprint({HELLO.decode().strip()!r}, flush=True)\ntime.sleep(99)"
     begin = monotonic()
-    report = run(python(tmp_path, source), pack, ["network"], "seed-nearest@1")  # requests that fill the pipe
+    report = run(python(tmp_path, source), pack, ["network"], "seed-nearest@1", 0.5)  # requests that fill the pipe
     assert report.count("failed") == 3
     assert monotonic() - begin < 20
 

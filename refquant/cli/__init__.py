@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from ..errors import RefquantError
+from .pack import add_pack
 from .solve import add_solve
 from .study import add_study
+from .verify import add_verify
 
 __all__ = ["main"]
 
@@ -50,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     add_study(commands)
     add_solve(commands)
+    add_pack(commands)
+    add_verify(commands)
     return parser
 
 

@@ -133,7 +133,7 @@ def request_lines(pack: Pack, profile: str, ops: Collection[str] | None = None) 
 
     Raises ArgumentError for a profile that the pack does not have.
     """
-    chosen = pack.requests(profile)
+    chosen = list(pack.requests(profile))
     yield HELLO
     for test, asked in chosen:
         if ops is None or asked.request.op in ops:

@@ -1,0 +1,90 @@
+"""Small backends in C, JavaScript and Rust: the right ones conform, the wrong ones are named by the diagnosis.
+
+A wrong version is chosen by the name of its deviation: a flag of the compiler, or an argument.
+"""
+
+import shutil
+import subprocess
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from refquant.conform.deviations import DEVIATIONS
+from refquant.conform.packs import Pack, level_one
+from refquant.conform.program import Program
+from refquant.conform.verify import Report, verify
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Client:
+    """tool: what builds or runs it.  command: from a folder and a deviation ("" for none) to words.  declined: the
+    operations that it does not have."""
+
+    tool: str
+    profile: str
+    command: Callable[[Path, str], list[str]]
+    declined: frozenset[str]
+    wrong: tuple[str, ...]
+
+
+def c(folder: Path, deviation: str) -> list[str]:
+    flags = [f"-D{deviation.upper().replace(' ', '_')}"] if deviation else []
+    strict = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O2", "-ffp-contract=off"]
+    target = str(folder / "kernel")
+    subprocess.run(["gcc", *strict, *flags, str(HERE / "kernel.c"), "-lm", "-o", target], check=True)
+    return [target]
+
+
+CLIENTS = {
+    "C": Client(
+        "gcc",
+        "tflite-double@1",
+        c,
+        frozenset({"network"}),
+        ("shift ties up", "padding with code 0", "ties to even"),
+    ),
+}
+
+
+@pytest.fixture(scope="module")
+def pack() -> Pack:
+    return level_one()
+
+
+def report_of(name: str, deviation: str, pack: Pack, folder: Path) -> Report:
+    client = CLIENTS[name]
+    if shutil.which(client.tool) is None:
+        pytest.skip(f"no {client.tool} here")
+    with Program(client.command(folder, deviation)) as backend:
+        return verify(backend, pack, client.profile)
+
+
+@pytest.mark.parametrize("name", CLIENTS)
+def test_a_right_client_conforms(name: str, pack: Pack, tmp_path: Path) -> None:
+    report = report_of(name, "", pack, tmp_path)
+    assert report.conforms, str(report)
+    declined = CLIENTS[name].declined
+    for op in {v.asked.request.op for v in report.verdicts}:
+        right = sum(v.status == "right" for v in report.verdicts if v.asked.request.op == op)
+        assert (right == 0) == (op in declined), op
+    assert report.count("right") >= 0.9 * len([v for v in report.verdicts if v.asked.request.op not in declined])
+
+
+@pytest.mark.parametrize(
+    ("name", "deviation"),
+    [pytest.param(name, d, id=f"{name}, {d}") for name, client in CLIENTS.items() for d in client.wrong],
+)
+def test_a_wrong_client_is_named(name: str, deviation: str, pack: Pack, tmp_path: Path) -> None:
+    report = report_of(name, deviation, pack, tmp_path)
+    assert not report.conforms
+    assert report.count("failed") == 0
+    named = {op: [e.name for d in found for e in d.explanations] for op, found in report.diagnoses.items()}
+    listed = [op for op in named if op in DEVIATIONS[deviation].ops]
+    assert listed
+    for op in listed:
+        assert deviation in named[op], (op, named[op])
+    assert f"explained by: {deviation}" in str(report)
