@@ -4,8 +4,9 @@ The rows are data (`deviations.toml`).  As a mutant a row is a planted fault tha
 explanation it is what diagnosis tries.
 """
 
+import itertools
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any
@@ -15,7 +16,7 @@ from ..quant.integer_spec import IntegerSpec
 from ..quant.spec import QuantSpec
 from .operations import OPERATIONS, Request, knobs
 
-__all__ = ["DEVIATIONS", "Deviation", "applicable", "read_deviations"]
+__all__ = ["DEVIATIONS", "Deviation", "applicable", "pairs", "read_deviations"]
 
 
 @dataclass(frozen=True)
@@ -77,3 +78,13 @@ def applicable(request: Request, deviation: Deviation) -> bool:
     base = knobs(request.spec, request.integer)
     possible = request.op in deviation.ops and all(base[name] == value for name, value in deviation.where.items())
     return possible and any(base[name] != value for name, value in deviation.change.items())
+
+
+def pairs(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Pairs of deviations that change different choices.
+
+    >>> pairs(["floor", "ceil", "wraps"])
+    [('floor', 'wraps'), ('ceil', 'wraps')]
+    """
+    both = itertools.combinations(names, 2)
+    return [(a, b) for a, b in both if not set(DEVIATIONS[a].change) & set(DEVIATIONS[b].change)]

@@ -6,8 +6,7 @@ element at which it would have given something else: that is certain.  Explanati
 each other (`separate`); what tells two of them apart is the next input to try.
 """
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from ..errors import ArgumentError, complaint
 from ..quant.integer_spec import IntegerSpec
 from ..quant.spec import QuantSpec
-from .deviations import DEVIATIONS, Deviation, applicable
+from .deviations import DEVIATIONS, Deviation, applicable, pairs
 from .diagnosis import Diagnosis, Explanation, Names, short
 from .operations import OPERATIONS, Request, evaluate
 from .separate import Change, agree, change_of, predict, told_apart
@@ -87,13 +86,6 @@ def _witness(predicted: Outputs | None, got: Outputs, element: int) -> str:
     return f"{name}{list(index) if index else ''}: would give {would}, got {short(got[name][index])}"
 
 
-def _pairs(names: Sequence[str]) -> Iterator[Names]:
-    """Pairs that change different choices."""
-    for a, b in itertools.combinations(names, 2):
-        if not set(DEVIATIONS[a].change) & set(DEVIATIONS[b].change):
-            yield a, b
-
-
 def _known(names: Names) -> tuple[int, int]:
     """Sorting: fewer deviations first, then those with more public reports."""
     return len(names), -sum(len(DEVIATIONS[name].threads) for name in names)
@@ -124,7 +116,7 @@ def diagnose_requests(requests: Sequence[Request], answers: Sequence[Mapping[str
     whole: list[Names] = [(name,) for name, score in scores.items() if not score.witness]
     if not whole:
         order = sorted(range(len(requests)), key=lambda i: -int(np.sum(~right[i])))
-        whole = [pair for pair in _pairs(list(scores)) if evidence.fits(change_of(pair), order)]
+        whole = [pair for pair in pairs(scores) if evidence.fits(change_of(pair), order)]
     explanations, next_input = told_apart(requests, sorted(whole, key=_known), wrong, seed)
     partial = [Explanation((name,), score.explained, score.broken) for name, score in scores.items() if score.explained]
     partial = sorted(partial, key=lambda e: e.broken - e.explained)[: 0 if whole else SHOWN]

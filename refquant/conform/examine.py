@@ -12,7 +12,7 @@ from .diagnose import diagnose_requests
 from .diagnosis import Diagnosis, Names
 from .operations import Request
 from .packs import Asked, Pack
-from .separate import agree, change_of, predict
+from .separate import agree, change_of, predict, separating
 from .wire import digest_of, semantics_to_json
 
 __all__ = ["MOST_ELEMENTS", "Examined", "examine", "names_it", "same_semantics", "up_to"]
@@ -24,15 +24,11 @@ Outputs = Mapping[str, Any]
 
 
 class Examined(NamedTuple):
-    """What diagnosis said of a planted fault."""
+    """What diagnosis said of a planted fault; named: it is among the explanations, or proved to be one of them."""
 
     planted: Names
     diagnosis: Diagnosis
-
-    @property
-    def named(self) -> bool:
-        """Whether the fault is among the explanations."""
-        return names_it(self.diagnosis, self.planted)
+    named: bool
 
 
 def names_it(diagnosis: Diagnosis, planted: Iterable[str]) -> bool:
@@ -110,8 +106,12 @@ def examine(pack: Pack, op: str, planted: Names, most: int = MOST_ELEMENTS) -> E
         shows = [a for a in usable if _shows(a, answers[id(a)], planted)]
         if shows:
             chosen = up_to(most, shows[:1], [a for a in usable if a is not shows[0]], _size)
-            found = diagnose_requests([a.request for a in chosen], [answers[id(a)] or {} for a in chosen])
-            return Examined(planted, found)
+            requests = [a.request for a in chosen]
+            found = diagnose_requests(requests, [answers[id(a)] or {} for a in chosen])
+            named = names_it(found, planted) or any(
+                separating(requests, e.deviations, planted, 0) == (None, True) for e in found.explanations
+            )
+            return Examined(planted, found, named)
     return None
 
 

@@ -15,7 +15,7 @@ from .operations import Request, evaluate
 from .probes import probes
 from .thresholds import comparable, first_difference
 
-__all__ = ["Change", "agree", "change_of", "predict", "told_apart"]
+__all__ = ["Change", "agree", "change_of", "predict", "separating", "told_apart"]
 
 Array = NDArray[Any]
 Change: TypeAlias = Mapping[str, Any]
@@ -86,8 +86,14 @@ def _one_by_theorem(request: Request, a: Change, b: Change) -> bool:
     return rest[0] == rest[1] and quotients <= SAME_QUOTIENTS and narrow and small
 
 
-def _separating(requests: Sequence[Request], a: Names, b: Names, seed: int) -> tuple[Request | None, bool]:
-    """A request on which explanations differ, and whether it is certain that there is none at these parameters."""
+def separating(requests: Sequence[Request], a: Names, b: Names, seed: int) -> tuple[Request | None, bool]:
+    """A request on which explanations differ, None where none was found; and whether that answer is certain.
+
+    >>> from ..quant.spec import QuantSpec
+    >>> request = Request("quantize", QuantSpec(8), {"x": np.float32([1]), "scale": np.float32(0.3), "zero_point": 0})
+    >>> separating([request], ("quotient exact",), ("quotient float64",), 0)
+    (None, True)
+    """
     if all(_one_by_theorem(r, change_of(a), change_of(b)) for r in requests):
         return None, True
     certain = True
@@ -126,23 +132,29 @@ def _one_element(request: Request, a: Change, b: Change) -> Request:
 def told_apart(
     requests: Sequence[Request], whole: Sequence[Names], wrong: int, seed: int
 ) -> tuple[tuple[Explanation, ...], NextInput | None]:
-    """The explanations, those that are proved to be one together, and what separates the first two."""
+    """The explanations, those that are proved to be one together, and of the inputs that separate two the one on
+    which most of them differ."""
     kept: list[tuple[Names, list[Names]]] = []
-    separating: Request | None = None
+    telling: list[Request] = []
     for names in whole:
         home = None
         for first, same in kept:
-            request, certain = _separating(requests, first, names, seed)
+            request, certain = separating(requests, first, names, seed)
             if request is None and certain:
                 home = same
                 break
-            separating = separating or request
+            telling += [] if request is None else [request]
         if home is None:
             kept.append((names, []))
         else:
             home.append(names)
     explanations = tuple(Explanation(names, wrong, 0, tuple(same)) for names, same in kept)
-    if separating is None:
+    if not telling:
         return explanations, None
-    answers = {e.name: predict(separating, change_of(e.deviations)) or {} for e in explanations}
-    return explanations, NextInput({n: np.asarray(a) for n, a in separating.inputs.items()}, answers)
+    answers = [{e.name: predict(r, change_of(e.deviations)) or {} for e in explanations} for r in telling]
+    best = int(np.argmax([_distinct(answer.values()) for answer in answers]))
+    return explanations, NextInput({n: np.asarray(a) for n, a in telling[best].inputs.items()}, answers[best])
+
+
+def _distinct(answers: Iterable[Outputs]) -> int:
+    return len({tuple(a.tobytes() for a in outputs.values()) for outputs in answers})
