@@ -3,6 +3,7 @@
 A wrong version is chosen by the name of its deviation: a flag of the compiler, or an argument.
 """
 
+import os
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -31,12 +32,28 @@ class Client:
     wrong: tuple[str, ...]
 
 
+def arguments(deviation: str) -> list[str]:
+    return [deviation] if deviation else []
+
+
 def c(folder: Path, deviation: str) -> list[str]:
     flags = [f"-D{deviation.upper().replace(' ', '_')}"] if deviation else []
     strict = ["-std=c99", "-pedantic", "-Wall", "-Wextra", "-Werror", "-O2", "-ffp-contract=off"]
     target = str(folder / "kernel")
     subprocess.run(["gcc", *strict, *flags, str(HERE / "kernel.c"), "-lm", "-o", target], check=True)
     return [target]
+
+
+def javascript(folder: Path, deviation: str) -> list[str]:
+    return ["node", str(HERE / "backend.mjs"), *arguments(deviation)]
+
+
+def rust(folder: Path, deviation: str) -> list[str]:
+    target = folder.parent / "rust"  # built once for all tests
+    flags = ["--release", "--offline", "--locked", "--quiet", "--target-dir", str(target)]
+    environment = os.environ | {"RUSTFLAGS": "-D warnings"}
+    subprocess.run(["cargo", "build", *flags], cwd=HERE / "rust", env=environment, check=True)
+    return [str(target / "release" / "backend"), *arguments(deviation)]
 
 
 CLIENTS = {
@@ -46,6 +63,20 @@ CLIENTS = {
         c,
         frozenset({"network"}),
         ("shift ties up", "padding with code 0", "ties to even"),
+    ),
+    "JavaScript": Client(
+        "node",
+        "onnx@21",
+        javascript,
+        frozenset(),
+        ("reciprocal", "groups interleaved", "codes added"),
+    ),
+    "Rust": Client(
+        "cargo",
+        "seed-nearest@1",
+        rust,
+        frozenset({"range_parameters", "gradient", "solve_scale", "allocate", "network"}),
+        ("24-bit accumulators", "high digits alone", "residual in float32"),
     ),
 }
 
