@@ -70,8 +70,15 @@ class ErrorBounds:
 # ---- what is bounded ------------------------------------------------------------------------------------------
 
 
-def _recorded(graph: Graph, x: ArrayLike) -> dict[str, Reals]:
-    """The reference's tensors."""
+def recorded(graph: Graph, x: ArrayLike) -> dict[str, Reals]:
+    """The reference's tensors, in float64.
+
+    Raises ArgumentError for images that do not fit, NotANumberError for a NaN.
+
+    >>> from ..net.graph import InputSpec, Node
+    >>> recorded(Graph("flat", InputSpec("x", (1,)), "y", (Node("y", "Relu", ("x",)),), {}), [[-3]])["y"].tolist()
+    [[0.0]]
+    """
     images_of(graph, x)
     _, trace = forward(graph, x, trace=True)
     return {name: v.astype(np.float64) for name, v in trace.items()}
@@ -148,7 +155,7 @@ def bound_error(
     >>> [e.round(5).item() for e in (*e_y, *e_z)]
     [-0.0625, -0.0625, -0.625, 0.375]
     """
-    network, seen = quantized_network(graph, instance_of(plan, QuantPlan, "plan", "bound_error")), _recorded(graph, x)
+    network, seen = quantized_network(graph, instance_of(plan, QuantPlan, "plan", "bound_error")), recorded(graph, x)
     start = start_box(graph, x, radius)
     failure = None if confidence is None else _failure(confidence, "bound_error")
     plain = enclose(network, seen, start, specified=specified)
@@ -193,7 +200,7 @@ def bound_rounding(graph: Graph, x: ArrayLike, *, confidence: float | None = Non
     >>> bool(bound_rounding(graph, [[1.0]])["y"].magnitude[0, 0] < 4 * 2.0**-24)
     True
     """
-    network, seen, rate = float_network(graph), _recorded(graph, x), gamma
+    network, seen, rate = float_network(graph), recorded(graph, x), gamma
     if confidence is not None:
         maps = [(step.name, step.linear.roundings) for step in network.steps if step.linear is not None]
         products = sum(math.prod(network.shapes[name]) * n for name, n in maps)
@@ -216,7 +223,7 @@ def measured_errors(graph: Graph, plan: QuantPlan, x: ArrayLike) -> dict[str, Re
     >>> measured_errors(graph, QuantPlan(), [[3.0]])["y"].tolist()
     [[0.0]]
     """
-    network, seen = quantized_network(graph, plan), _recorded(graph, x)
+    network, seen = quantized_network(graph, plan), recorded(graph, x)
     _, run = forward(graph, x, plan, "fake", trace=True)
     return {name: run[name].astype(np.float64) - seen[network.seen[v]] for name, v in network.shown.items()}
 

@@ -71,8 +71,9 @@ def sum_down(a: NDArray[Any], b: NDArray[Any]) -> Reals:
     >>> float(sum_down(np.array(1.0), np.array(-(2.0**-60)))), float(sum_down(np.array(1.0), np.array(-1.0)))
     (0.9999999999999999, 0.0)
     """
-    s, rest = two_sum(np.asarray(a, np.float64), np.asarray(b, np.float64))
-    return np.where(rest < 0, np.nextafter(s, -np.inf), s)
+    with np.errstate(invalid="ignore", over="ignore"):  # at infinity
+        s, rest = two_sum(np.asarray(a, np.float64), np.asarray(b, np.float64))
+        return np.where(rest < 0, np.nextafter(s, -np.inf), s)
 
 
 def sum_up(a: NDArray[Any], b: NDArray[Any]) -> Reals:
