@@ -94,6 +94,7 @@ def report_of(name: str, deviation: str, pack: Pack, folder: Path) -> Report:
         return verify(backend, pack, client.profile)
 
 
+@pytest.mark.guarantee("backends in C, JavaScript and Rust conform to level 1 through the protocol", kind="checked")
 @pytest.mark.parametrize("name", CLIENTS)
 def test_a_right_client_conforms(name: str, pack: Pack, tmp_path: Path) -> None:
     report = report_of(name, "", pack, tmp_path)
@@ -105,6 +106,7 @@ def test_a_right_client_conforms(name: str, pack: Pack, tmp_path: Path) -> None:
     assert report.count("right") >= 0.9 * len([v for v in report.verdicts if v.asked.request.op not in declined])
 
 
+@pytest.mark.guarantee("wrong backends in C, JavaScript and Rust are named by the diagnosis", kind="checked")
 @pytest.mark.parametrize(
     ("name", "deviation"),
     [pytest.param(name, d, id=f"{name}, {d}") for name, client in CLIENTS.items() for d in client.wrong],
