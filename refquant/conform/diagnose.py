@@ -111,12 +111,13 @@ def diagnose_requests(requests: Sequence[Request], answers: Sequence[Mapping[str
     wrong = elements - sum(int(r.sum()) for r in right)
     if not wrong:
         return Diagnosis(op, elements, 0, (), (), {}, None, ())
-    scores = {name: evidence.score(d) for name, d in DEVIATIONS.items() if op in d.ops}
-    scores = {name: score for name, score in scores.items() if score.effective}
+    every = {name: evidence.score(d) for name, d in DEVIATIONS.items() if op in d.ops}
+    scores = {name: score for name, score in every.items() if score.effective}
     whole: list[Names] = [(name,) for name, score in scores.items() if not score.witness]
-    if not whole:
+    if not whole:  # one that shows nothing alone may matter beside another
         order = sorted(range(len(requests)), key=lambda i: -int(np.sum(~right[i])))
-        whole = [pair for pair in pairs(scores) if evidence.fits(change_of(pair), order)]
+        possible = (pair for pair in pairs(every) if scores.keys() & set(pair))
+        whole = [pair for pair in possible if evidence.fits(change_of(pair), order)]
     explanations, next_input = told_apart(requests, sorted(whole, key=_known), wrong, seed)
     partial = [Explanation((name,), score.explained, score.broken) for name, score in scores.items() if score.explained]
     partial = sorted(partial, key=lambda e: e.broken - e.explained)[: 0 if whole else SHOWN]
