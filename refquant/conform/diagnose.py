@@ -21,7 +21,7 @@ from .diagnosis import Diagnosis, Explanation, Names, short
 from .operations import OPERATIONS, Request, evaluate
 from .separate import Change, agree, change_of, predict, told_apart
 
-__all__ = ["diagnose", "diagnose_requests"]
+__all__ = ["check_inputs", "diagnose", "diagnose_requests"]
 
 Array = NDArray[Any]
 Outputs = Mapping[str, Array]
@@ -97,13 +97,14 @@ def diagnose_requests(requests: Sequence[Request], answers: Sequence[Mapping[str
     requests: at least one, all of one operation, under the same semantics apart from widths and granularity.
     answers: outputs by name, one mapping a request.  seed: of the probes.
 
-    Raises ArgumentError for no requests, several operations, and outputs that are missing or unknown.
+    Raises ArgumentError for no requests, several operations, scales that are not positive, shapes that do not belong
+    together, and outputs that are missing or unknown.
     """
     ops = {r.op for r in requests}
     if len(ops) != 1 or len(requests) != len(answers):
         text = f"{len(requests)} requests of {', '.join(sorted(ops)) or 'no operation'}, {len(answers)} answers"
         raise ArgumentError(complaint(text, "requests of one operation, an answer each", "diagnose"))
-    base: list[Outputs] = [evaluate(request) for request in requests]
+    base = [_right(request) for request in requests]
     got = [_named(r, b, a) for r, b, a in zip(requests, base, answers, strict=True)]
     right = [agree(r, b, g) for r, b, g in zip(requests, base, got, strict=True)]
     evidence = _Evidence(requests, base, got, right)
@@ -124,6 +125,20 @@ def diagnose_requests(requests: Sequence[Request], answers: Sequence[Mapping[str
     refuted = {name: score.witness for name, score in scores.items() if score.witness}
     notes = tuple(_notes(requests, base, got))
     return Diagnosis(op, elements, wrong, explanations, tuple(partial), refuted, next_input, notes)
+
+
+def _right(request: Request) -> Outputs:
+    """What should have come; raises ArgumentError for scales and shapes that no rule takes."""
+    where = f"diagnose({request.op!r})"
+    for name, value in request.inputs.items():
+        a = np.asarray(value)
+        if name.endswith("scale") and not np.all((a > 0) & np.isfinite(a)):
+            raise ArgumentError(complaint(f"{name}={short(a)}", "positive and finite", where))
+    try:
+        return evaluate(request)
+    except (ValueError, IndexError):
+        shapes = ", ".join(f"{name} {np.shape(value)}" for name, value in request.inputs.items())
+        raise ArgumentError(complaint(f"shapes {shapes}", "shapes that belong together", where)) from None
 
 
 def _named(request: Request, base: Outputs, answer: Any) -> dict[str, Array]:
@@ -218,12 +233,16 @@ def diagnose(
     for call in calls:
         given = dict(call) if isinstance(call, Mapping) else {first: call}
         arrays = {name: np.asarray(value) for name, value in {**given, **parameters}.items()}
-        _check_inputs(op, arrays)
+        check_inputs(op, arrays)
         requests.append(Request(op, spec, arrays, options or {}, integer or IntegerSpec(accumulator_overflow="wrap")))
     return diagnose_requests(requests, list(answers))
 
 
-def _check_inputs(op: str, arrays: Outputs) -> None:
+def check_inputs(op: str, arrays: Outputs) -> None:
+    """Raises ArgumentError for inputs that an operation needs and that are missing, and for others.
+
+    >>> check_inputs("quantize", {"x": np.ones(1), "scale": np.ones(1), "zero_point": np.zeros(1)})
+    """
     wanted = OPERATIONS[op].inputs
     if "..." in wanted:
         return

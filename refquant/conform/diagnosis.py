@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .deviations import DEVIATIONS
+from .wire import array_to_json
 
 __all__ = ["Diagnosis", "Explanation", "Names", "NextInput", "short"]
 
@@ -43,6 +44,17 @@ class Explanation:
     def threads(self) -> tuple[str, ...]:
         """Public reports of them."""
         return tuple(dict.fromkeys(t for name in self.deviations for t in DEVIATIONS[name].threads))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "deviations": list(self.deviations),
+            "story": self.story,
+            "explained": self.explained,
+            "broken": self.broken,
+            "same": [list(names) for names in self.same],
+            "threads": list(self.threads),
+        }
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,6 +96,28 @@ class Diagnosis:
         if self.conforms:
             return "conforms"
         return {0: "none", 1: "explained"}.get(len(self.explanations), "ambiguous")
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: the verdict, every explanation, what is refuted, the next input."""
+        follow = self.next_input
+        return {
+            "operation": self.op,
+            "verdict": self.verdict,
+            "elements": self.elements,
+            "wrong": self.wrong,
+            "explanations": [e.to_json() for e in self.explanations],
+            "partial": [e.to_json() for e in self.partial],
+            "refuted": dict(self.refuted),
+            "next_input": None
+            if follow is None
+            else {
+                "inputs": {name: array_to_json(a) for name, a in follow.inputs.items()},
+                "answers": {
+                    name: {n: array_to_json(a) for n, a in outputs.items()} for name, outputs in follow.answers.items()
+                },
+            },
+            "notes": list(self.notes),
+        }
 
     def __str__(self) -> str:
         head = f"{self.op}: {self.wrong} of {self.elements} elements are wrong"

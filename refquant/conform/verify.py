@@ -78,10 +78,7 @@ class Report:
             "counts": {status: self.count(status) for status in STATUSES},
             "operations": self._table(),
             "findings": {v.test.id: list(v.findings) for v in self.verdicts if v.status in ("wrong", "failed")},
-            "diagnoses": {
-                op: [{"verdict": d.verdict, "explanations": [e.name for e in d.explanations]} for d in found]
-                for op, found in self.diagnoses.items()
-            },
+            "diagnoses": {op: [d.to_json() for d in found] for op, found in self.diagnoses.items()},
             "stale": [str(line) for line in self.stale],
         }
 
