@@ -13,9 +13,11 @@ from typing import Any
 import numpy as np
 
 from ..errors import RefquantError
+from .diagnose import add_diagnose
 from .pack import add_pack
 from .solve import add_solve
 from .study import add_study
+from .sweep import add_sweep
 from .verify import add_verify
 
 __all__ = ["main"]
@@ -54,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add_solve(commands)
     add_pack(commands)
     add_verify(commands)
+    add_diagnose(commands)
+    add_sweep(commands)
     return parser
 
 

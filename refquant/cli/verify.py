@@ -6,8 +6,6 @@ answers of either, from standard input (`--stream`) or a file (`--answers`).
 
 import argparse
 import json
-import os
-import pkgutil
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -16,31 +14,17 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..conform.commands import function_at
 from ..conform.known import read_known
 from ..conform.packs import Pack, level_one, read_pack
 from ..conform.program import Program
 from ..conform.protocol import read_answers
 from ..conform.verify import verify
-from ..errors import ArgumentError, FileError, complaint
+from ..errors import FileError, complaint
 from .common import write
 from .pack import operations
 
 __all__ = ["add_verify"]
-
-
-def _function(place: str) -> Any:
-    """The function of MODULE:FUNCTION, modules of this folder too."""
-    sys.path.insert(0, os.getcwd())
-    try:
-        found = pkgutil.resolve_name(place)
-    except Exception as error:  # whatever the module raises
-        got = f"{type(error).__name__}: {error}"
-        raise ArgumentError(complaint(got, "MODULE:FUNCTION", f"--callable {place}")) from None
-    finally:
-        sys.path.remove(os.getcwd())
-    if not callable(found):
-        raise ArgumentError(complaint(f"{type(found).__name__}", "a function of a Request", f"--callable {place}"))
-    return found
 
 
 def _answers(place: str, pack: Pack, profile: str) -> Any:
@@ -50,7 +34,7 @@ def _answers(place: str, pack: Pack, profile: str) -> Any:
 
 SOURCES: dict[str, Callable[[argparse.Namespace, Pack], AbstractContextManager[Any]]] = {
     "command": lambda args, pack: Program(args.command, timeout=args.timeout),
-    "callable": lambda args, pack: nullcontext(_function(args.callable)),
+    "callable": lambda args, pack: nullcontext(function_at(args.callable, "--callable")),
     "stream": lambda args, pack: nullcontext(read_answers(sys.stdin.buffer, pack, args.profile)),
     "answers": lambda args, pack: nullcontext(_answers(args.answers, pack, args.profile)),
 }
