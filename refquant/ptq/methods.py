@@ -15,6 +15,8 @@ from ..net.plan import QuantPlan
 from ..quant.granularity import Granularity, PerChannel
 from ..quant.integer_spec import IntegerSpec
 from ..quant.spec import QuantSpec
+from .brecq import blockwise, brecq
+from .distill import blockwise_distilled
 from .integer import integer_plan
 from .multiterms import Axis, build_axis
 from .task import Progress, Task, make_task, silent
@@ -98,7 +100,12 @@ def _encoded(method: str, task: Task) -> QuantPlan:
     return axis.plan(axis.allocate(task.budget or 1.0).value)
 
 
-METHODS: dict[str, Method] = {name: partial(_encoded, name) for name in ENCODINGS}
+METHODS: dict[str, Method] = {
+    **{name: partial(_encoded, name) for name in ENCODINGS},
+    "brecq": brecq,
+    "blockwise": blockwise,
+    "blockwise-distilled": blockwise_distilled,
+}
 """name -> the method: from a task to a plan."""
 
 
