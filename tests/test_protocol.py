@@ -67,6 +67,7 @@ FAULTS = {  # what is done: what is said of it
     "outputs(data=[], shape=[1])": "data of 0",
     "outputs(data=['1.0'])": "'1.0'",
     "outputs(data=[1.0])": "1.0",
+    "outputs(data=['0x1p+2000'])": "0x1p+2000",
     "outputs(dtype='float8')": "float8",
     "outputs(shape=[2 ** 40])": "shape",
     "outputs(shape=[-1])": "shape",

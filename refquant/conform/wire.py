@@ -10,6 +10,7 @@ import math
 import re
 import reprlib
 from collections.abc import Collection, Mapping
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -42,7 +43,8 @@ FLOATS = ("float16", "float32", "float64")
 MOST_ELEMENTS = 1 << 26
 """No array that is read may be larger."""
 
-_HEX = re.compile(r"[+-]?0x[01](\.[0-9a-f]{1,16})?p[+-]?\d{1,5}|nan|[+-]?inf")
+LEAST_NORMAL = float(np.finfo(np.float64).smallest_normal)
+_HEX = re.compile(r"[+-]?0x([01])(?:\.([0-9a-f]{1,13}))?p([+-]?\d{1,4})|nan|[+-]?inf")
 
 
 def _fault(got: str, should: str, where: str) -> FileError:
@@ -87,13 +89,24 @@ def array_to_json(a: ArrayLike) -> dict[str, Any]:
 
 
 def _number(text: Json, dtype: str, where: str) -> float:
-    if not (isinstance(text, str) and _HEX.fullmatch(text)):
+    match = _HEX.fullmatch(text) if isinstance(text, str) else None
+    if match is None:
         raise _fault(reprlib.repr(text), 'a hexadecimal float such as "0x1.8p+0", nan, inf or -inf', where)
-    v = float.fromhex(text)
+    try:
+        v = float.fromhex(text)
+    except OverflowError:
+        raise _fault(text, f"a value of {dtype}", where) from None
     with np.errstate(over="ignore"):
-        if not math.isnan(v) and float(np.dtype(dtype).type(v)) != v:
-            raise _fault(text, f"a value of {dtype}", where)
+        held = math.isnan(v) or float(np.dtype(dtype).type(v)) == v
+    if not held or (abs(v) < LEAST_NORMAL and not _same(match, v)):
+        raise _fault(text, f"a value of {dtype}", where)
     return v
+
+
+def _same(match: re.Match[str], v: float) -> bool:
+    """Whether no bit was lost below float64's least number: 53 bits are held exactly above LEAST_NORMAL."""
+    one, rest, exponent = match.group(1), match.group(2) or "", match.group(3)
+    return Fraction(int(one + rest, 16)) * Fraction(2) ** (int(exponent) - 4 * len(rest)) == abs(Fraction(v))
 
 
 def _shape(data: Json, where: str) -> tuple[int, ...]:
@@ -214,7 +227,7 @@ def request_from_json(data: Json, where: str = "request") -> Request:
     fields: Mapping[str, Any] = exactly(data, ("op", "semantics", "spec", "integer", "options", "inputs"), where)
     if fields["semantics"] != SEMANTICS:
         raise _fault(f"semantics {reprlib.repr(fields['semantics'])}", SEMANTICS, where)
-    if fields["op"] not in OPERATIONS:
+    if not (isinstance(fields["op"], str) and fields["op"] in OPERATIONS):
         raise _fault(f"op {reprlib.repr(fields['op'])}", f"one of {', '.join(OPERATIONS)}", where)
     spec, integer = semantics_from_json({n: fields[n] for n in ("spec", "integer")}, where)
     inputs = arrays_from_json(fields["inputs"], where)
