@@ -45,6 +45,10 @@ _HOME = {
     "load_network": "zoo",
     "load_data": "zoo",
     "quantize_network": "ptq.methods",
+    "attribute_error": "theory.accumulate",
+    "forecast_error": "theory.forecast",
+    "bound_error": "theory.bounds",
+    "diagnose": "conform.diagnose",
 }
 
 __all__ = [
@@ -65,9 +69,13 @@ __all__ = [
     "Solution",
     "__version__",
     "allocate",
+    "attribute_error",
+    "bound_error",
     "dequantize",
+    "diagnose",
     "encode_terms",
     "fake_quantize",
+    "forecast_error",
     "forward",
     "load_data",
     "load_network",
@@ -83,6 +91,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from .conform.diagnose import diagnose
     from .errors import ArgumentError, CertificateError, CodeOverflowError, FileError, NotANumberError, RefquantError
     from .net.forward import forward
     from .net.graph import Graph
@@ -100,6 +109,9 @@ if TYPE_CHECKING:
     from .solve.scale import solve_scale
     from .solve.solution import Solution
     from .solve.terms import encode_terms
+    from .theory.accumulate import attribute_error
+    from .theory.bounds import bound_error
+    from .theory.forecast import forecast_error
     from .zoo import load_data, load_network
 
 
