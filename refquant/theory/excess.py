@@ -5,7 +5,8 @@ Letters as in `forecast`; d_j the error that source j really injects, at its qua
     measured                 E|e|^2
     derivatives              E|sum_j J_j d_j|^2                        kinks: derivatives in the places of secants
     sources apart            E|J m|^2 + sum_j E|J_j d_j|^2             between: no correlation of two tensors' errors
-    elements apart           E|J m|^2 + sum_j sum_i E|J_j[:, i]|^2 d_ji^2     within: none of two elements' errors
+    elements apart           E|J m|^2 + sum_j sum_i E|J_j[:, i]|^2 d_ji^2     within: none of two elements' errors,
+                                                                              but of equal ones
     the forecast             E|J m|^2 + sum_j sum_i |J_j[:, i]|^2 sigma_ji^2  power: d^2 is what the model says
 
 with j over the sources with noise, and m what is known of the others.  The first step starts from the identity

@@ -12,9 +12,10 @@ The model: e = sum of J_j d_j, d_j with a mean m_j that is known and white noise
 
 A weight, a bias, and an activation that no other error reaches err by what is known beforehand, whatever the images:
 these have all mean and no noise, unless they are asked to be taken for white, too.  What remains white are the
-errors of the other activations.  The model leaves out that slopes change (kinks), that errors of one tensor, and those
-of two, may be correlated (equal values err equally), and that their power differs from alpha^2 / 12:
-`excess` measures each of these by itself.
+errors of the other activations, but for elements of a channel that are equal, and err alike (see `jacobian`): sum J_j
+over these first.  The model leaves out that slopes change (kinks), that errors of one tensor's other elements, and
+those of two tensors, may be correlated, and that their power differs from alpha^2 / 12: `excess` measures each of these
+by itself.
 """
 
 from collections.abc import Callable, Mapping

@@ -3,6 +3,9 @@
 Letters: J the Jacobian of the output, for one image, by the values where noise enters; sigma_i^2 the variance of noise
 i; r rows, cotangents of the output; M_rs = sum over i of sigma_i^2 (J^T r)_i (J^T s)_i.
 
+Elements of a channel that are equal, as those of a flat background are, are rounded alike: they share one noise, whose
+column of J is the sum of theirs.
+
 With the unit vectors for rows, M is the covariance of the noise at the output and its trace the power,
 sum_i |J_i|^2 sigma_i^2.  With rows of random signs, E M_rr is that power too (Hutchinson 1990): for outputs too wide to
 take every row.
@@ -21,6 +24,9 @@ from .pair import Source
 __all__ = ["probe_rows", "second_moments", "unit_rows"]
 
 Reals = NDArray[np.float64]
+
+ALIKE = 2.0**-22
+"""Values closer than so much of max|x| are equal: float32 images, after three roundings."""
 
 
 def unit_rows(output: Array) -> Reals:
@@ -56,11 +62,25 @@ def second_moments(tape: Tape, rows: Reals, variances: Mapping[Source, tuple[str
     for source, (_, variance) in variances.items():
         u = np.array([worth[places[source]] for worth in each])
         if source.kind == "activation":
-            flat = (u * np.sqrt(variance)).reshape(*u.shape[:2], -1).transpose(1, 0, 2)
-            found[source] = flat @ flat.transpose(0, 2, 1)
+            found[source] = _of_activation(tape.values[places[source]], u * np.sqrt(variance))
         else:
             found[source] = _of_weight(tape.points[source.name], u, variance)
     return found
+
+
+def _of_activation(x: Array, u: Reals) -> Reals:
+    """M of noise that equal elements of a channel share; u: rows times deviations, shape (R, *x.shape)."""
+    R, N, C = u.shape[:3] if u.ndim > 3 else (*u.shape[:2], 1)
+    values = x.reshape(N, C, -1)
+    order = values.argsort(axis=-1)
+    ordered = np.take_along_axis(values, order, axis=-1)
+    new = np.diff(ordered, axis=-1, prepend=-np.inf) > ALIKE * np.abs(x).max(initial=0.0)
+    starts = np.flatnonzero(new)
+    each = np.take_along_axis(u.reshape(R, N, C, -1), order[None], axis=-1)
+    columns = np.add.reduceat(each.reshape(R, -1), starts, axis=1)
+    first = np.searchsorted(starts, np.arange(N + 1) * (values[0].size))
+    parts = [columns[:, first[n] : first[n + 1]] for n in range(N)]
+    return np.array([part @ part.T for part in parts])
 
 
 def _of_weight(at: Point, u: Reals, variance: Array) -> Reals:
