@@ -5,8 +5,9 @@ Euclidean norm of an image's e.
 
 Three ways, each sound in floating point: interval arithmetic (`enclose`), Euclidean norms (`norm_bounds`), and affine
 arithmetic (`bound_forms`).  They rest on the float run alone.  Unless codes are taken as specified, they hold for
-every quantized run whose codes err no more than their rounding mode may, however it sums; so a kernel that breaks
-ties otherwise, or is a last bit off before a quantizer, is covered.
+every quantized run whose codes err no more than their rounding mode may, however it sums; so a kernel that is a last
+bit off before a quantizer, or breaks ties otherwise, is covered.  Only where it is known beforehand what a quantizer
+reads, the input and zeros of a Relu that surely stays off, its code is the one that the rule gives.
 
 Proofs: proofs/08_bounds.py.
 """

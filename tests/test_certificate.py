@@ -1,0 +1,317 @@
+"""Certificates: confirmed by other code, never refuted by any codes or images that they cover; faults are noticed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+import refquant as rq
+from refquant import ArgumentError, CertificateError, QuantPlan
+from refquant.net.graph import Graph, InputSpec, Node
+from refquant.net.op import Point
+from refquant.net.ops import OPS
+from refquant.net.plan import ActivationQuantizer
+from refquant.theory import certificate, relax
+from refquant.theory.bounds import start_box
+from refquant.theory.box import Box, point
+from refquant.theory.certificate import certify, coverage, smallest_terms, term_counts
+from refquant.theory.difference import Network, quantized_network
+from refquant.theory.pair import images_of
+from refquant.theory.quantizer_error import quantizer_error
+from refquant.theory.zonotope import check_certificates
+
+Reals = NDArray[np.float64]
+
+
+@cache
+def zoo(name: str, bits: tuple[int, int], terms: int = 1) -> tuple[Graph, QuantPlan, Any]:
+    """A network of the zoo, quantized on few calibration images; test images."""
+    data, graph = rq.load_data("fashion-mnist"), rq.load_network(name)
+    plan = rq.quantize_network(graph, data.calibration.x[:16], bits=bits, method="absmax")
+    weights = {
+        node.name: rq.encode_terms(
+            graph.param(node, "weight"), spec=rq.QuantSpec(bits[0]), terms=terms, method="greedy"
+        )
+        for node in graph.linear_nodes
+    }
+    return graph, plan if terms == 1 else replace(plan, weights=weights), data.test.x
+
+
+def small(seed: int, classes: int = 3) -> tuple[Graph, QuantPlan, NDArray[np.float32]]:
+    """A convolution, a pool and two Gemm, quantized on the images themselves."""
+    rng = np.random.default_rng(seed)
+    window = {"kernel": [3, 3], "stride": [1, 1], "padding": [1, 1], "groups": 1}
+    nodes = (
+        Node("c", "Conv", ("x",), {"in_channels": 1, "out_channels": 3, **window}, {"weight": "C"}),
+        Node("r", "Relu", ("c",)),
+        Node("p", "MaxPool", ("r",), {"kernel": [2, 2], "stride": [2, 2]}),
+        Node("f", "Flatten", ("p",)),
+        Node("h", "Gemm", ("f",), {"in_features": 12, "out_features": 6}, {"weight": "H", "bias": "b"}),
+        Node("k", "Relu", ("h",)),
+        Node("z", "Gemm", ("k",), {"in_features": 6, "out_features": classes}, {"weight": "Z"}),
+    )
+    shapes = {"C": (3, 1, 3, 3), "H": (6, 12), "b": (6,), "Z": (classes, 6)}
+    arrays = {name: rng.normal(0, 0.5, shape).astype(np.float32) for name, shape in shapes.items()}
+    graph, x = Graph("small", InputSpec("x", (1, 4, 4)), "z", nodes, arrays), rng.normal(0, 1, (8, 1, 4, 4))
+    _, trace = rq.forward(graph, x.astype(np.float32), trace=True)
+    spec, activations = rq.QuantSpec(int(rng.integers(3, 9)), signed=False), {}
+    for node in graph.linear_nodes:
+        seen = trace[node.inputs[0]]
+        parameters = rq.range_parameters(float(seen.min()), float(seen.max()), spec=spec, rule="affine")
+        activations[node.inputs[0]] = ActivationQuantizer(spec, *parameters)
+    weights = {
+        node.name: rq.encode_terms(graph.param(node, "weight"), spec=rq.QuantSpec(4), terms=2, method="greedy")
+        for node in graph.linear_nodes
+    }
+    return graph, QuantPlan(weights, activations), x.astype(np.float32)
+
+
+# ---- an adversary ---------------------------------------------------------------------------------------------
+
+
+def moved_run(network: Network, x: Reals, signs: Mapping[str, Reals]) -> dict[str, Reals]:
+    """The quantized run with each code moved, by its sign, as far as the rounding mode may take a value; 0: not at all.
+
+    The codes of what is known before any sum, and of zeros, stay: they are those of what is known in bounds, too.
+    """
+    values, known = {network.start: x}, {network.start}
+    for step in network.steps:
+        v, sure = [values[name] for name in step.inputs], known.issuperset(step.inputs)
+        if step.linear is not None:
+            out, sure = step.linear.forward(v) + step.linear.constant, sure and not step.linear.roundings
+        elif step.quantizer is None:
+            out = OPS[step.kind].forward(step.attrs, {}, v)
+        else:
+            spec, *parameters = step.quantizer
+            out = rq.fake_quantize(v[0].astype(np.float32), *parameters, spec=spec).astype(np.float64)
+            d, sign = quantizer_error(*step.quantizer, point(v[0]), network.to), signs.get(step.name, np.zeros(()))
+            moved = v[0] + np.where(sign > 0, d.high, np.where(sign < 0, d.low, 0.0))
+            out = out if sure else np.where(v[0] == 0, out, moved)
+        values[step.name] = out
+        known |= {step.name} if sure else set()
+    return values
+
+
+def pulled(network: Network, values: Mapping[str, Reals], form: Reals) -> dict[str, Reals]:
+    """The gradient of a form of the output by what each step gives, to first order."""
+    u, found = {network.output: form}, {}
+    for step in reversed(network.steps):
+        if step.name not in u:
+            continue
+        found[step.name] = v = u.pop(step.name)
+        if step.quantizer is not None:
+            parts = [v]
+        elif step.linear is not None:
+            parts = step.linear.pull(v)
+        else:
+            at = Point(step.attrs, {}, [values[name] for name in step.inputs], values[step.name])
+            parts = [OPS[step.kind].derivative.vjp(at, v, [0])[0]]
+        for name, part in zip(step.inputs, parts, strict=True):
+            u[name] = u.get(name, 0) + part
+    return {**found, **u}
+
+
+def attacked_gaps(graph: Graph, plan: QuantPlan, feed: Reals, y: NDArray[Any], noise: np.random.Generator) -> Reals:
+    """The least gaps to every class that an adversary reaches who moves codes against them, some at random."""
+    network = quantized_network(graph, plan)
+    still, rows = moved_run(network, feed, {}), np.arange(len(y))
+    C = still[network.output].shape[1]
+    gaps = np.full((len(y), C), np.inf)
+    for i in range(C):
+        gradient = pulled(network, still, np.eye(C)[y] - np.eye(C)[i])
+        for turned in (0.0, 0.1):
+            signs = {name: np.where(noise.random(u.shape) < turned, u, -u) for name, u in gradient.items()}
+            z = moved_run(network, feed, signs)[network.output]
+            gaps[:, i] = np.where(y == i, np.inf, np.minimum(gaps[:, i], z[rows, y] - z[:, i]))
+    return gaps
+
+
+def float_feed(graph: Graph, x: Any) -> Reals:
+    return images_of(graph, x)[graph.input.name]
+
+
+# ---- certificates ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee(
+    "Every certificate of the mlp at 8 and 4 bits on 48 test images is confirmed by zonotopes of other code",
+    kind="checked",
+)
+@pytest.mark.parametrize("bits", [(8, 8), (4, 4)])
+@pytest.mark.parametrize("specified", [False, True])
+def test_certificates_of_the_mlp_are_confirmed(bits: tuple[int, int], specified: bool) -> None:
+    graph, plan, x = zoo("mlp", bits)
+    found = certify(graph, plan, x[:48], specified=specified)
+    proved = check_certificates(graph, plan, x[:48], found)
+    assert found.certified.any()
+    assert (forward_classes(graph, plan, x[:48]) == found.classes)[found.certified].all()
+    others = np.isfinite(proved)
+    assert (np.sign(proved) == np.sign(found.gaps))[
+        others
+    ].mean() > 0.99  # the two agree on what they cannot prove, too
+
+
+def forward_classes(graph: Graph, plan: QuantPlan, x: Any) -> NDArray[np.int64]:
+    return np.asarray(rq.forward(graph, x, plan, "fake").argmax(axis=1))
+
+
+@pytest.mark.guarantee(
+    "No adversary who moves codes as far as rounding may goes below a certified gap, on random networks", kind="sampled"
+)
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_no_adversary_goes_below_a_gap(seed: int) -> None:
+    graph, plan, x = small(seed)
+    found = certify(graph, plan, x)
+    reached = attacked_gaps(graph, plan, float_feed(graph, x), found.classes, np.random.default_rng(seed))
+    room = 2.0**-20 * np.abs(reached[np.isfinite(reached)]).max()  # the attack computes in float64, not outwards
+    assert (reached[np.isfinite(reached)] >= found.gaps[np.isfinite(reached)] - room).all()
+    check_certificates(graph, plan, x, found)
+
+
+def test_an_adversary_comes_close_to_the_gaps_of_the_mlp() -> None:
+    graph, plan, x = zoo("mlp", (8, 8))
+    found = certify(graph, plan, x[:32])
+    reached = attacked_gaps(graph, plan, float_feed(graph, x[:32]), found.classes, np.random.default_rng(0))
+    z = rq.forward(graph, x[:32], plan, "fake").astype(np.float64)
+    others = np.isfinite(reached)
+    gaps = z[np.arange(32), found.classes][:, None] - z
+    assert (reached >= found.gaps).all()
+    taken, certified = (gaps - reached)[others].mean(), (gaps - found.gaps)[others].mean()
+    assert 0.5 * certified < taken  # half of what is allowed for can happen
+
+
+@pytest.mark.guarantee(
+    "No image of a certified region changes class, float or quantized, adversarial corners included", kind="sampled"
+)
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), radius=st.sampled_from([0.002, 0.01, 0.05]), specified=st.booleans())
+def test_no_image_of_a_certified_region_changes_class(seed: int, radius: float, specified: bool) -> None:
+    graph, plan, x = small(seed)
+    rng, found = np.random.default_rng(seed), certify(graph, plan, x, radius=radius, specified=specified)
+    y, C = found.classes, found.gaps.shape[1]
+    network = quantized_network(graph, plan)
+    still = moved_run(network, float_feed(graph, x), {})
+    moves = [rng.choice([-1.0, 1.0], x.shape) for _ in range(3)]
+    moves += [-np.sign(pulled(network, still, np.eye(C)[y] - np.eye(C)[i])[network.start]) for i in range(C)]
+    for move in moves:
+        near = (x + (radius - 2.0**-20) * move).astype(np.float32)  # |x| < 8: rounded by less than 2^-21
+        assert np.abs(near.astype(np.float64) - x).max() <= radius
+        for z, gaps in (
+            (rq.forward(graph, near), found.float_gaps),
+            (rq.forward(graph, near, plan, "fake"), found.gaps),
+        ):
+            wide = z.astype(np.float64)
+            reached = wide[np.arange(len(y)), y][:, None] - wide
+            assert (reached >= np.where(np.isinf(gaps), 0, gaps)).all()
+            assert (z.argmax(axis=1) == y)[found.certified].all()
+
+
+def test_a_region_holds_what_it_says() -> None:
+    graph = Graph("flat", InputSpec("x", (1,), 0.1, 0.2, 0.3), "y", (Node("y", "Relu", ("x",)),), {})
+    x, rng = np.array([[0.7], [-3.0]], np.float32), np.random.default_rng(0)
+    box, feed = start_box(graph, x, 0.5), float_feed(graph, x)
+    for _ in range(50):
+        near = (x + rng.uniform(-0.5, 0.5, x.shape)).astype(np.float32)
+        e = float_feed(graph, near) - feed
+        assert ((box.low <= e) & (e <= box.high)).all()
+    assert start_box(graph, x, 0.0).known
+
+
+# ---- on a set -------------------------------------------------------------------------------------------------
+
+
+def test_coverage_counts_what_certificates_and_runs_say() -> None:
+    graph, plan, x = zoo("mlp", (4, 4))
+    found, certificates = coverage(graph, plan, x[:64]), certify(graph, plan, x[:64])
+    assert found.images == 64
+    assert found.certified == certificates.certified.sum() <= found.agreeing
+    assert found.agreeing == (forward_classes(graph, plan, x[:64]) == certificates.classes).sum()
+
+
+def test_smallest_terms_are_the_first_of_all_that_cover() -> None:
+    graph, plan, x = zoo("mlp", (2, 8), 3)
+    every = list(term_counts(graph, plan))
+    assert len(every) == 27
+    cost = [sum({"gemm1": 200704, "gemm2": 32768, "gemm3": 1280}[name] * T for name, T in c.items()) for c, _ in every]
+    assert cost == sorted(cost)
+    covered = [(counts, coverage(graph, p, x[:24])) for counts, p in every]
+    enough = [(counts, found) for counts, found in covered if found.certified >= 0.75 * 24]
+    assert smallest_terms(graph, every, x[:24], 0.75) == enough[0]
+    assert smallest_terms(graph, every[:1], x[:24], 1.0) is None
+
+
+# ---- planted faults -------------------------------------------------------------------------------------------
+
+
+def test_a_certificate_that_says_too_much_is_refused() -> None:
+    graph, plan, x = zoo("mlp", (4, 4))
+    found = certify(graph, plan, x[:24])
+    assert not found.certified.all()
+    boast = replace(found, gaps=np.abs(found.gaps))
+    with pytest.raises(CertificateError, match="gaps above 0"):
+        check_certificates(graph, plan, x[:24], boast)
+    with pytest.raises(CertificateError, match="float class"):
+        check_certificates(graph, plan, x[:24], replace(found, classes=(found.classes + 1) % 10))
+
+
+def test_a_certified_class_that_changed_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph, plan, x = zoo("mlp", (2, 2))
+    monkeypatch.setattr(certificate, "_least_gaps", lambda found, z, y: np.ones_like(z))
+    with pytest.raises(CertificateError, match="that changed"):
+        coverage(graph, plan, x[:64])
+
+
+@pytest.mark.parametrize("fault", ["half a step", "no clipping", "slope of a kink"])
+def test_faults_of_the_bounds_are_noticed_by_adversary_or_checker(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def halved(*arguments: Any) -> Box:
+        d = quantizer_error(*arguments)
+        return Box(d.low / 2, d.high / 2)
+
+    def unclipped(spec: Any, scale: Any, zero_point: Any, v: Box, to: str) -> Box:
+        r = np.asarray(scale, np.float64) / 2 + np.zeros_like(v.low)
+        return Box(-r, r)
+
+    def straight(step: Any, at: Any) -> Any:
+        piece = pointwise(step, at)
+        return piece._replace(rest=Box(0 * piece.rest.low, 0 * piece.rest.high))
+
+    pointwise = relax.PIECES["Relu"]
+    if fault == "slope of a kink":
+        monkeypatch.setitem(relax.PIECES, "Relu", straight)
+    else:
+        monkeypatch.setattr(relax, "quantizer_error", halved if fault == "half a step" else unclipped)
+    noticed = 0
+    for seed in range(30):
+        graph, plan, x = small(seed)
+        if fault == "no clipping":  # a scale that is too small: much is clipped
+            plan = replace(plan, activations={n: replace(q, scale=q.scale / 3) for n, q in plan.activations.items()})
+        found = certify(graph, plan, x)
+        reached = attacked_gaps(graph, plan, float_feed(graph, x), found.classes, np.random.default_rng(seed))
+        others = np.isfinite(reached)
+        noticed += bool((reached[others] < found.gaps[others] - 1e-4).any())
+    assert noticed
+
+
+# ---- what is refused ------------------------------------------------------------------------------------------
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    graph, plan, x = small(1)
+    with pytest.raises(ArgumentError, match="radius=-1"):
+        certify(graph, plan, x, radius=-1.0)
+    with pytest.raises(ArgumentError, match="at least 2 classes"):
+        certify(*small(1, classes=1))
+    with pytest.raises(ArgumentError, match="share=2"):
+        smallest_terms(graph, [], x, 2.0)
+    with pytest.raises(ArgumentError, match="but should be 0"):
+        check_certificates(graph, plan, x, certify(graph, plan, x, radius=0.1))
+    wrapping = {name: replace(q, spec=replace(q.spec, overflow="wrap")) for name, q in plan.activations.items()}
+    with pytest.raises(ArgumentError, match="wrap"):
+        certify(graph, replace(plan, activations=wrapping), x)
