@@ -1,6 +1,8 @@
 """Bounds on errors of quantized networks: never violated, by any input or codes, and faults are noticed."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from fractions import Fraction
 from functools import cache
 from typing import Any
 
@@ -11,15 +13,20 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 import refquant as rq
-from refquant import QuantPlan
+from refquant import ArgumentError, NotANumberError, QuantPlan
 from refquant.net.fold import fold_batch_norm
 from refquant.net.graph import Graph, InputSpec, Node
+from refquant.net.ops import OPS
 from refquant.net.plan import ActivationQuantizer
 from refquant.quant.quantizer import fake_quantize
+from refquant.theory import norms, spectral
 from refquant.theory.affine import refine_up_to
+from refquant.theory.bounds import ErrorBounds, bound_error, bound_rounding, measured_errors, tightness
 from refquant.theory.box import Box, point
-from refquant.theory.difference import Enclosure, enclose, float_network, quantized_network
+from refquant.theory.difference import Enclosure, Network, enclose, float_network, quantized_network
 from refquant.theory.quantizer_error import ROUNDING, on_grid, quantizer_error, quantizer_image
+from refquant.theory.rounding_error import UNITS, gamma
+from refquant.theory.spectral import conv_norm_bound, norm_bound, overlap
 
 Reals = NDArray[np.float64]
 
@@ -184,3 +191,265 @@ def test_float_networks_are_enclosed_by_their_roundings_alone() -> None:
     found = enclose(network, seen, point(np.zeros_like(seen["x"])))
     assert not outside(found, seen, seen)
     assert max(float(box.magnitude.max()) for box in found.errors.values()) < 1e-3
+
+
+# ---- bound_error: three ways, regions, integer-only networks --------------------------------------------------
+
+
+def violated(bounds: ErrorBounds, errors: Mapping[str, Reals]) -> list[str]:
+    """Which bounds an error breaks: way and tensor."""
+    found = []
+    for name, e in errors.items():
+        for way, box in (("interval", bounds.interval[name]), ("affine", bounds.affine[name])):
+            found += [f"{way} {name}"] * int(not ((box.low <= e) & (e <= box.high)).all())
+        norms = np.sqrt(np.sum(e.reshape(len(e), -1) ** 2, axis=1)) * (1 - 2.0**-40)
+        found += [f"norm {name}"] * int(not (norms <= bounds.norm[name]).all())
+    return found
+
+
+@pytest.mark.guarantee("Interval, norm and affine bounds hold, on random networks of all ops", kind="sampled")
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), bits=st.integers(2, 8), specified=st.booleans())
+def test_three_ways_hold_on_networks_of_all_ops(seed: int, bits: int, specified: bool) -> None:
+    rng = np.random.default_rng(seed)
+    graph, x = every_op(rng), rng.normal(0, 1, (3, 2, 6, 6)).astype(np.float32)
+    plan = some_plan(graph, x[:1], bits)
+    bounds, errors = bound_error(graph, plan, x, specified=specified), measured_errors(graph, plan, x)
+    assert violated(bounds, errors) == []
+    assert set(errors) == set(bounds.norm)
+    for row in tightness(bounds, errors):
+        assert row.measured <= row.affine * (1 + 2.0**-40)
+        assert row.affine <= row.interval * (1 + 2.0**-40)
+
+
+@pytest.mark.guarantee("Bounds of a region hold for every image in it that was tried", kind="sampled")
+@settings(max_examples=25)
+@given(seed=st.integers(0, 2**32 - 1), radius=st.floats(0, 0.5), specified=st.booleans())
+def test_bounds_of_a_region_hold_for_its_images(seed: int, radius: float, specified: bool) -> None:
+    rng = np.random.default_rng(seed)
+    graph, x = every_op(rng), rng.normal(0, 1, (3, 2, 6, 6)).astype(np.float32)
+    plan = some_plan(graph, x, 6)
+    bounds = bound_error(graph, plan, x, radius=radius, specified=specified)
+    network = bounds.enclosure.network
+    for scale in (1.0, 0.3):
+        near = np.clip(x + radius * scale * rng.choice([-1, 1], x.shape), x - radius, x + radius).astype(np.float32)
+        near = np.where(np.abs(near.astype(np.float64) - x) <= radius, near, x)
+        run = traced(graph, near, plan)
+        errors = {name: run[name] - bounds.reference[network.seen[v]] for name, v in network.shown.items()}
+        assert violated(bounds, errors) == []
+
+
+@pytest.mark.guarantee("Bounds hold for integer-only networks of the zoo, against float32", kind="sampled")
+@pytest.mark.parametrize("name", ["mlp", "cnn"])
+def test_bounds_hold_for_integer_only_networks(name: str) -> None:
+    graph, data = rq.load_network(name), rq.load_data("fashion-mnist")
+    plan = rq.quantize_network(graph, data.calibration.x[:8], bits=(8, 8), method="absmax", integer=rq.IntegerSpec())
+    x = data.test.x[:3]
+    for specified in (False, True):
+        bounds = bound_error(graph, plan, x, specified=specified, width=10)
+        assert violated(bounds, measured_errors(graph, plan, x)) == []
+
+
+@pytest.mark.guarantee(
+    "On the mlp with 8-bit absmax weights and activations the affine bound of the logits is below 10 times the error of "
+    "32 test images, below the interval bound and a fifth of the norm bound",
+    kind="checked",
+)
+def test_the_affine_bound_of_the_mlp_is_close() -> None:
+    graph, plan, x = zoo("mlp", 8)
+    rows = {r.tensor: r for r in tightness(bound_error(graph, plan, x[:32]), measured_errors(graph, plan, x[:32]))}
+    logits = rows["gemm3"]
+    assert logits.affine < 10 * logits.measured
+    assert logits.affine < min(logits.interval, logits.norm / 5)
+
+
+@pytest.mark.parametrize("fault", ["weights left out", "half a step", "roundings left out", "gain of the kernel"])
+def test_faults_of_bounds_are_noticed(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(11)
+    graph, x = every_op(rng), rng.normal(0, 1, (4, 2, 6, 6)).astype(np.float32)
+    plan = some_plan(graph, x, 3)
+    if fault == "weights left out":
+        bounds = bound_error(graph, replace(plan, weights={}), x)
+    elif fault == "half a step":
+        halves = {name: replace(q, scale=q.scale / 2) for name, q in plan.activations.items()}
+        bounds = bound_error(graph, replace(plan, activations=halves), x)
+    elif fault == "roundings left out":
+        plan = QuantPlan()
+        monkeypatch.setitem(UNITS, "float32", 0.0)
+        bounds = bound_error(graph, plan, x)
+    else:
+        monkeypatch.setattr(spectral, "norm_bound", lambda A: np.zeros(A.shape[:-2]))
+        monkeypatch.setitem(norms.GAINS, "Conv", lambda L, weight: 0.0)
+        bounds = bound_error(graph, plan, x)
+    assert violated(bounds, measured_errors(graph, plan, x)) != []
+
+
+# ---- norms ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee("Upper bounds of norms of matrices are above singular values, and within 1e-5", kind="sampled")
+@settings(max_examples=150)
+@given(seed=st.integers(0, 2**32 - 1), m=st.integers(1, 12), n=st.integers(1, 12), power=st.integers(-500, 500))
+def test_norm_bounds_of_matrices_are_above_and_close(seed: int, m: int, n: int, power: int) -> None:
+    rng = np.random.default_rng(seed)
+    A = np.ldexp(rng.normal(0, 1, (m, n)) @ np.diag(10.0 ** rng.uniform(-6, 0, n)), power)
+    if seed % 3 == 0:
+        A = np.ldexp(rng.integers(-2, 3, (m, n)).astype(float), power)
+    top = np.linalg.norm(A, 2)
+    bound = float(norm_bound(A))
+    assert top * (1 - 2.0**-40) <= bound <= top * (1 + 1e-4)
+    v = np.linalg.svd(A)[2][0]
+    assert np.linalg.norm(A @ v) <= bound * (1 + 2.0**-40)
+    assert float(norm_bound(np.zeros((m, n)))) == 0
+
+
+def matrix_of(attrs: Mapping[str, Any], weight: Reals, shape: tuple[int, ...]) -> Reals:
+    """A convolution as a matrix, column by column."""
+    unit = np.eye(int(np.prod(shape))).reshape(-1, *shape)
+    return np.asarray(OPS["Conv"].forward(attrs, {"weight": weight}, [unit]).reshape(len(unit), -1).T)
+
+
+@pytest.mark.guarantee("Bounds on norms of convolutions are above those of their matrices", kind="sampled")
+@settings(max_examples=100)
+@given(seed=st.integers(0, 2**32 - 1), data=st.data())
+def test_norm_bounds_of_convolutions_are_above(seed: int, data: st.DataObject) -> None:
+    rng = np.random.default_rng(seed)
+    k, s, d = (data.draw(st.tuples(st.integers(1, n), st.integers(1, n))) for n in (3, 3, 2))
+    G, O = data.draw(st.sampled_from([1, 2])), data.draw(st.sampled_from([2, 4]))
+    H, W = (int(d[i] * (k[i] - 1) + 1 + rng.integers(0, 4)) for i in (0, 1))
+    attrs = {
+        "in_channels": 2,
+        "out_channels": O,
+        "kernel": k,
+        "stride": s,
+        "dilation": d,
+        "padding": tuple(map(int, rng.integers(0, 3, 4))),
+        "groups": G,
+    }
+    weight = rng.normal(0, 1, (O, 2 // G, *k)) if seed % 2 else np.ones((O, 2 // G, *k))
+    top, bound = np.linalg.norm(matrix_of(attrs, weight, (2, H, W)), 2), conv_norm_bound(weight, attrs, (2, H, W))
+    assert top <= bound * (1 + 2.0**-40)
+    kernel = float(norm_bound(weight.reshape(G, O // G, -1)).max())
+    assert bound <= kernel * np.sqrt(overlap(attrs)) * (1 + 2.0**-40)
+
+
+def test_the_norm_of_a_kernel_is_not_that_of_its_convolution() -> None:
+    attrs = {**conv(1, 1, 3, 1), "dilation": (1, 1), "padding": (1, 1, 1, 1)}
+    ones = np.ones((1, 1, 3, 3))
+    top, kernel = np.linalg.norm(matrix_of(attrs, ones, (1, 12, 12)), 2), float(norm_bound(ones.reshape(1, 9)))
+    assert kernel < 3.001
+    assert 8 < top <= conv_norm_bound(ones, attrs, (1, 12, 12)) < 9.001
+
+
+# ---- roundings ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.guarantee("Float32 runs that sum in other orders stay within the bound on rounding", kind="sampled")
+@settings(max_examples=20)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_other_orders_of_summation_stay_within_the_bound_on_rounding(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    wide = {"in_features": 300, "out_features": 8}
+    nodes = (
+        Node("h", "Gemm", ("x",), wide, {"weight": "A", "bias": "b"}),
+        Node("r", "Relu", ("h",)),
+        Node("z", "Gemm", ("r",), {"in_features": 8, "out_features": 4}, {"weight": "B"}),
+    )
+    shapes = {"A": (8, 300), "b": (8,), "B": (4, 8)}
+    arrays = {name: rng.normal(0, 1, shape).astype(np.float32) for name, shape in shapes.items()}
+    graph, x = Graph("sums", InputSpec("x", (300,)), "z", nodes, arrays), rng.normal(0, 1, (4, 300)).astype(np.float32)
+    order = rng.permutation(300)
+    terms = (x[:, None, order] * arrays["A"][:, order]).astype(np.float32)
+    h = np.cumsum(terms, axis=2, dtype=np.float32)[:, :, -1] + arrays["b"]  # one after the other
+    z = np.cumsum(np.maximum(h, 0)[:, None] * arrays["B"], axis=2, dtype=np.float32)[:, :, -1]
+    seen, certain, likely = traced(graph, x), bound_rounding(graph, x), bound_rounding(graph, x, confidence=0.99)
+    for name, other in (("h", h), ("z", z)):
+        e = other.astype(np.float64) - seen[name]
+        assert e.any()
+        assert ((certain[name].low <= e) & (e <= certain[name].high)).all()
+        assert likely[name].magnitude.max() < certain[name].magnitude.max()
+        assert ((likely[name].low <= e) & (e <= likely[name].high)).all()
+
+
+@pytest.mark.parametrize("n", [1, 10, 1000])
+def test_the_bound_on_roundings_is_reached_and_one_less_is_too_little(n: int) -> None:
+    u = Fraction(1, 2**24)
+    most = max(abs((1 - u) ** n - 1), abs(1 / (1 - u) ** n - 1))
+    assert most <= Fraction(gamma(n, float(u)))
+    assert most > Fraction(gamma(n - 1, float(u))) if n > 1 else most > 0
+
+
+# ---- bounds with a confidence ---------------------------------------------------------------------------------
+
+
+def dithered(network: Network, x: Reals, rng: np.random.Generator) -> dict[str, Reals]:
+    """The quantized run with subtractive dither: every code errs by uniform noise, but where it is known beforehand."""
+    values, known = {network.start: x}, {network.start}
+    for step in network.steps:
+        v, sure = [values[name] for name in step.inputs], known.issuperset(step.inputs)
+        if step.linear is not None:
+            out, sure = step.linear.forward(v) + step.linear.constant, sure and not step.linear.roundings
+        elif step.quantizer is None:
+            out = OPS[step.kind].forward(step.attrs, {}, v)
+        else:
+            spec, s, z = step.quantizer
+            noise = s * rng.uniform(-0.5, 0.5, v[0].shape)
+            exact = fake_quantize(v[0].astype(np.float32), s, z, spec=spec).astype(np.float64)
+            wide = fake_quantize(v[0] + noise, s, z, spec=spec) - noise
+            out = exact if sure else np.where(v[0] == 0, exact, wide)
+        values[step.name] = out
+        known |= {step.name} if sure else set()
+    return values
+
+
+def two_layers(rng: np.random.Generator) -> tuple[Graph, QuantPlan, NDArray[np.float32]]:
+    """Two Gemm of many inputs; the codes in between are fine enough not to clip."""
+    nodes = (
+        Node("h", "Gemm", ("x",), {"in_features": 4, "out_features": 200}, {"weight": "A"}),
+        Node("z", "Gemm", ("h",), {"in_features": 200, "out_features": 5}, {"weight": "B"}),
+    )
+    arrays = {name: rng.normal(0, 0.5, s).astype(np.float32) for name, s in {"A": (200, 4), "B": (5, 200)}.items()}
+    spec = rq.QuantSpec(8)
+    q = ActivationQuantizer(spec, np.array(0.1, np.float32), np.array(0))
+    return (
+        Graph("two", InputSpec("x", (4,)), "z", nodes, arrays),
+        QuantPlan(activations={"h": q}),
+        rng.normal(0, 1, (2, 4)).astype(np.float32),
+    )
+
+
+@pytest.mark.guarantee(
+    "With subtractive dither, bounds with a confidence fail no more often than they say", kind="sampled"
+)
+def test_bounds_with_a_confidence_hold_for_dither_as_often_as_they_say() -> None:
+    graph, plan, x = two_layers(np.random.default_rng(3))
+    bounds, sure = bound_error(graph, plan, x, confidence=0.9), bound_error(graph, plan, x)
+    network, rng, runs, failed, tight = bounds.enclosure.network, np.random.default_rng(4), 2000, 0, 0
+    box, feed = bounds.affine["z"], traced(graph, x)
+    for _ in range(runs):
+        e = dithered(network, feed["x"], rng)["z"] - feed["z"]
+        failed += not ((box.low <= e) & (e <= box.high)).all()
+        tight += not ((box.low / 3 <= e) & (e <= box.high / 3)).all()
+        assert ((sure.affine["z"].low <= e) & (e <= sure.affine["z"].high)).all()
+    assert failed <= 0.2 * runs  # two images, each with 1 - confidence
+    assert tight > 0.2 * runs  # a third of the width would not do
+    assert bounds.failure == pytest.approx(0.1)
+    assert box.magnitude.max() < sure.affine["z"].magnitude.max() / 2
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    graph, plan, x = two_layers(np.random.default_rng(0))
+    for confidence in (0.0, 1.0, 2.0):
+        with pytest.raises(ArgumentError, match="between 0 and 1"):
+            bound_error(graph, plan, x, confidence=confidence)
+        with pytest.raises(ArgumentError, match="between 0 and 1"):
+            bound_rounding(graph, x, confidence=confidence)
+    with pytest.raises(ArgumentError, match="radius"):
+        bound_error(graph, plan, x, radius=np.inf)
+    with pytest.raises(ArgumentError, match="QuantPlan"):
+        bound_error(graph, "plan", x)  # type: ignore[arg-type]  # that is the fault
+    with pytest.raises(NotANumberError):
+        bound_error(graph, plan, x * np.nan)
+    random = {"h": ActivationQuantizer(rq.QuantSpec(8, rounding="stochastic"), np.array(0.1), np.array(0))}
+    with pytest.raises(ArgumentError, match="deterministic"):
+        bound_error(graph, QuantPlan(activations=random), x)

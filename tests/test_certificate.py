@@ -175,16 +175,19 @@ def test_no_adversary_goes_below_a_gap(seed: int) -> None:
     check_certificates(graph, plan, x, found)
 
 
+@pytest.mark.guarantee(
+    "On the mlp at 8 bits adversarial codes close 80 % of what certificates allow for: no bound of that kind is much "
+    "tighter",
+    kind="checked",
+)
 def test_an_adversary_comes_close_to_the_gaps_of_the_mlp() -> None:
     graph, plan, x = zoo("mlp", (8, 8))
-    found = certify(graph, plan, x[:32])
-    reached = attacked_gaps(graph, plan, float_feed(graph, x[:32]), found.classes, np.random.default_rng(0))
-    z = rq.forward(graph, x[:32], plan, "fake").astype(np.float64)
-    others = np.isfinite(reached)
-    gaps = z[np.arange(32), found.classes][:, None] - z
-    assert (reached >= found.gaps).all()
-    taken, certified = (gaps - reached)[others].mean(), (gaps - found.gaps)[others].mean()
-    assert 0.5 * certified < taken  # half of what is allowed for can happen
+    x, found, network = x[:32], certify(graph, plan, x[:32]), quantized_network(graph, plan)
+    reached = attacked_gaps(graph, plan, float_feed(graph, x), found.classes, np.random.default_rng(0))
+    z = moved_run(network, float_feed(graph, x), {})[network.output]
+    gaps, others = z[np.arange(32), found.classes][:, None] - z, np.isfinite(reached)
+    assert (reached >= found.gaps)[others].all()
+    assert (gaps - reached)[others].mean() > 0.8 * (gaps - found.gaps)[others].mean()
 
 
 @pytest.mark.guarantee(
