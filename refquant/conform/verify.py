@@ -8,6 +8,7 @@ answered at least one test and every answer is right or excused by a known devia
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -124,7 +125,7 @@ def judge_answer(test: PackTest, asked: Asked, answer: Any, known: Sequence[Know
 
 def _call(backend: Backend, request: Request) -> Any:
     try:
-        return backend(request)
+        return deepcopy(backend(request))  # which may use its arrays again
     except NotImplementedError as error:
         return Declined(str(error))
     except Exception as error:  # whatever a backend raises is a finding about it
