@@ -27,6 +27,7 @@ __all__ = [
     "aciq_scale",
     "asymptotic_distortion",
     "distortion",
+    "levels_of",
     "octav_scale",
     "optimal_scale",
     "overload_distortion",
@@ -137,7 +138,12 @@ class Levels(NamedTuple):
     t: Array
 
 
-def _levels(spec: QuantSpec, zero_point: float) -> Levels:
+def levels_of(spec: QuantSpec, zero_point: float) -> Levels:
+    """The levels of a grid, and where one gives way to the next.
+
+    >>> levels_of(QuantSpec(2, rounding="floor"), 0)
+    Levels(r=array([-2., -1.,  0.,  1.]), t=array([-1.,  0.,  1.]))
+    """
     if spec.rounding == "stochastic" or spec.overflow != "saturate" or spec.quotient != "exact" or spec.bits > 16:
         got = f"rounding={spec.rounding}, overflow={spec.overflow}, quotient={spec.quotient}, bits={spec.bits}"
         raise ArgumentError(complaint(got, "deterministic, saturate, exact, at most 16", "density"))
@@ -193,7 +199,7 @@ def distortion(law: Any, alpha: ArrayLike, *, spec: QuantSpec, zero_point: float
     0.190174
     """
     a = _alphas(alpha)
-    return _distortions(_moments(law), _levels(spec, zero_point), a.ravel()).reshape(a.shape)
+    return _distortions(_moments(law), levels_of(spec, zero_point), a.ravel()).reshape(a.shape)
 
 
 # ---- the best scale -------------------------------------------------------------------------------------------
@@ -226,7 +232,7 @@ def optimal_scale(law: Any, *, spec: QuantSpec, zero_point: float = 0.0, tol: fl
     >>> round(float(solution.value), 5), solution.certified
     (1.22401, True)
     """
-    m, levels = _moments(law), _levels(spec, zero_point)
+    m, levels = _moments(law), levels_of(spec, zero_point)
     nearest = spec.rounding.startswith("half_") and bool(levels.r[0] <= 0 <= levels.r[-1])
     low, high = _least_scale(m, levels), 40 * m.energy**0.5
     low = low if nearest else low * 1e-2
