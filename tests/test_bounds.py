@@ -251,8 +251,8 @@ def test_bounds_hold_for_integer_only_networks(name: str) -> None:
 
 
 @pytest.mark.guarantee(
-    "On the mlp with 8-bit absmax weights and activations the affine bound of the logits is below 10 times the error of "
-    "32 test images, below the interval bound and a fifth of the norm bound",
+    "On the mlp with 8-bit absmax weights and activations the affine bound of the logits is below 10 times the error "
+    "of 32 test images, below the interval bound and a fifth of the norm bound",
     kind="checked",
 )
 def test_the_affine_bound_of_the_mlp_is_close() -> None:
