@@ -126,9 +126,11 @@ def _expected(data: Json, arrays: Arrays, where: str) -> Expected:
 def _read_test(data: Json, specs: Mapping[str, tuple[Any, Any]], family: str, arrays: Arrays, where: str) -> PackTest:
     test = exactly(data, _TEST, where)
     where, op = f"{where}, {test['id']}", test["op"]
-    if op not in OPERATIONS:
+    if not (isinstance(op, str) and op in OPERATIONS):
         raise FileError(complaint(f"op {op!r}", f"one of {', '.join(OPERATIONS)}", where))
     inputs = {str(n): _array(a, arrays, f"{where}, {n}") for n, a in _objects(test["inputs"], where).items()}
+    for a in inputs.values():
+        a.setflags(write=False)  # all who are asked get these, and no backend may change them
     options = options_from_json(test["options"], where)
     asked: list[Asked] = []
     for group in test["expected"]:
