@@ -9,6 +9,7 @@ from fractions import Fraction
 
 from ..arith.formats import round_fraction
 from ..arith.rounding import round_exact
+from ..errors import ArgumentError, complaint
 from ..quant.integer_spec import IntegerSpec
 from ..quant.spec import QuantSpec
 
@@ -44,7 +45,12 @@ def _c_divide(n: int, d: int) -> int:
 def _double_round(acc: int, factor: Fraction) -> int:
     """The doubling high product by its nudge and a truncating division, then the rounding shift, ties away."""
     m, shift = _multiplier(factor)
-    p = (acc << max(shift, 0)) * m
+    shifted = acc << max(shift, 0)
+    if not -(2**31) <= shifted < 2**31:
+        raise ArgumentError(
+            complaint(f"{acc} << {shift}", "within 32 bits", "double-round: hardware leaves it undefined")
+        )
+    p = shifted * m
     high = _c_divide(p + (2**30 if p >= 0 else 1 - 2**30), 2**31)
     return round_exact(Fraction(high, 1 << max(-shift, 0)), "half_away")
 
