@@ -1,6 +1,5 @@
 """Certificates: confirmed by other code, never refuted by any codes or images that they cover; faults are noticed."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -14,14 +13,13 @@ from numpy.typing import NDArray
 import refquant as rq
 from refquant import ArgumentError, CertificateError, QuantPlan
 from refquant.net.graph import Graph, InputSpec, Node
-from refquant.net.op import Point
-from refquant.net.ops import OPS
 from refquant.net.plan import ActivationQuantizer
 from refquant.theory import certificate, relax
+from refquant.theory.adversary import gradients, least_forms, moved_run
 from refquant.theory.bounds import start_box
-from refquant.theory.box import Box, point
+from refquant.theory.box import Box
 from refquant.theory.certificate import certify, coverage, smallest_terms, term_counts
-from refquant.theory.difference import Network, quantized_network
+from refquant.theory.difference import quantized_network
 from refquant.theory.pair import images_of
 from refquant.theory.quantizer_error import quantizer_error
 from refquant.theory.zonotope import check_certificates
@@ -72,64 +70,12 @@ def small(seed: int, classes: int = 3) -> tuple[Graph, QuantPlan, NDArray[np.flo
     return graph, QuantPlan(weights, activations), x.astype(np.float32)
 
 
-# ---- an adversary ---------------------------------------------------------------------------------------------
-
-
-def moved_run(network: Network, x: Reals, signs: Mapping[str, Reals]) -> dict[str, Reals]:
-    """The quantized run with each code moved, by its sign, as far as the rounding mode may take a value; 0: not at all.
-
-    The codes of what is known before any sum, and of zeros, stay: they are those of what is known in bounds, too.
-    """
-    values, known = {network.start: x}, {network.start}
-    for step in network.steps:
-        v, sure = [values[name] for name in step.inputs], known.issuperset(step.inputs)
-        if step.linear is not None:
-            out, sure = step.linear.forward(v) + step.linear.constant, sure and not step.linear.roundings
-        elif step.quantizer is None:
-            out = OPS[step.kind].forward(step.attrs, {}, v)
-        else:
-            spec, *parameters = step.quantizer
-            out = rq.fake_quantize(v[0].astype(np.float32), *parameters, spec=spec).astype(np.float64)
-            d, sign = quantizer_error(*step.quantizer, point(v[0]), network.to), signs.get(step.name, np.zeros(()))
-            moved = v[0] + np.where(sign > 0, d.high, np.where(sign < 0, d.low, 0.0))
-            out = out if sure else np.where(v[0] == 0, out, moved)
-        values[step.name] = out
-        known |= {step.name} if sure else set()
-    return values
-
-
-def pulled(network: Network, values: Mapping[str, Reals], form: Reals) -> dict[str, Reals]:
-    """The gradient of a form of the output by what each step gives, to first order."""
-    u, found = {network.output: form}, {}
-    for step in reversed(network.steps):
-        if step.name not in u:
-            continue
-        found[step.name] = v = u.pop(step.name)
-        if step.quantizer is not None:
-            parts = [v]
-        elif step.linear is not None:
-            parts = step.linear.pull(v)
-        else:
-            at = Point(step.attrs, {}, [values[name] for name in step.inputs], values[step.name])
-            parts = [OPS[step.kind].derivative.vjp(at, v, [0])[0]]
-        for name, part in zip(step.inputs, parts, strict=True):
-            u[name] = u.get(name, 0) + part
-    return {**found, **u}
-
-
-def attacked_gaps(graph: Graph, plan: QuantPlan, feed: Reals, y: NDArray[Any], noise: np.random.Generator) -> Reals:
-    """The least gaps to every class that an adversary reaches who moves codes against them, some at random."""
-    network = quantized_network(graph, plan)
-    still, rows = moved_run(network, feed, {}), np.arange(len(y))
-    C = still[network.output].shape[1]
-    gaps = np.full((len(y), C), np.inf)
-    for i in range(C):
-        gradient = pulled(network, still, np.eye(C)[y] - np.eye(C)[i])
-        for turned in (0.0, 0.1):
-            signs = {name: np.where(noise.random(u.shape) < turned, u, -u) for name, u in gradient.items()}
-            z = moved_run(network, feed, signs)[network.output]
-            gaps[:, i] = np.where(y == i, np.inf, np.minimum(gaps[:, i], z[rows, y] - z[:, i]))
-    return gaps
+def attacked_gaps(graph: Graph, plan: QuantPlan, x: Any, y: NDArray[Any]) -> Reals:
+    """The least gaps to every class that an adversary reaches who moves codes against them; infinite at y."""
+    C = graph.shapes[graph.output][0]
+    reached = least_forms(graph, plan, x, np.eye(C)[y][:, None] - np.eye(C))
+    reached[np.arange(len(y)), y] = np.inf
+    return reached
 
 
 def float_feed(graph: Graph, x: Any) -> Reals:
@@ -169,7 +115,7 @@ def forward_classes(graph: Graph, plan: QuantPlan, x: Any) -> NDArray[np.int64]:
 def test_no_adversary_goes_below_a_gap(seed: int) -> None:
     graph, plan, x = small(seed)
     found = certify(graph, plan, x)
-    reached = attacked_gaps(graph, plan, float_feed(graph, x), found.classes, np.random.default_rng(seed))
+    reached = attacked_gaps(graph, plan, x, found.classes)
     room = 2.0**-20 * np.abs(reached[np.isfinite(reached)]).max()  # the attack computes in float64, not outwards
     assert (reached[np.isfinite(reached)] >= found.gaps[np.isfinite(reached)] - room).all()
     check_certificates(graph, plan, x, found)
@@ -183,7 +129,7 @@ def test_no_adversary_goes_below_a_gap(seed: int) -> None:
 def test_an_adversary_comes_close_to_the_gaps_of_the_mlp() -> None:
     graph, plan, x = zoo("mlp", (8, 8))
     x, found, network = x[:32], certify(graph, plan, x[:32]), quantized_network(graph, plan)
-    reached = attacked_gaps(graph, plan, float_feed(graph, x), found.classes, np.random.default_rng(0))
+    reached = attacked_gaps(graph, plan, x, found.classes)
     z = moved_run(network, float_feed(graph, x), {})[network.output]
     gaps, others = z[np.arange(32), found.classes][:, None] - z, np.isfinite(reached)
     assert (reached >= found.gaps)[others].all()
@@ -202,7 +148,7 @@ def test_no_image_of_a_certified_region_changes_class(seed: int, radius: float, 
     network = quantized_network(graph, plan)
     still = moved_run(network, float_feed(graph, x), {})
     moves = [rng.choice([-1.0, 1.0], x.shape) for _ in range(3)]
-    moves += [-np.sign(pulled(network, still, np.eye(C)[y] - np.eye(C)[i])[network.start]) for i in range(C)]
+    moves += [-np.sign(gradients(network, still, np.eye(C)[y] - np.eye(C)[i])[network.start]) for i in range(C)]
     for move in moves:
         near = (x + (radius - 2.0**-20) * move).astype(np.float32)  # |x| < 8: rounded by less than 2^-21
         assert np.abs(near.astype(np.float64) - x).max() <= radius
@@ -296,7 +242,7 @@ def test_faults_of_the_bounds_are_noticed_by_adversary_or_checker(fault: str, mo
         if fault == "no clipping":  # a scale that is too small: much is clipped
             plan = replace(plan, activations={n: replace(q, scale=q.scale / 3) for n, q in plan.activations.items()})
         found = certify(graph, plan, x)
-        reached = attacked_gaps(graph, plan, float_feed(graph, x), found.classes, np.random.default_rng(seed))
+        reached = attacked_gaps(graph, plan, x, found.classes)
         others = np.isfinite(reached)
         noticed += bool((reached[others] < found.gaps[others] - 1e-4).any())
     assert noticed
