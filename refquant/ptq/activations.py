@@ -4,6 +4,7 @@ With few bits, a range that holds every value wastes codes on a few of them.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -20,7 +21,7 @@ SAMPLE = 2**14
 """About how many values of a tensor a scale is found from."""
 
 
-def with_activations(task: Task, activations: dict[str, ActivationQuantizer]) -> Task:
+def with_activations(task: Task, activations: Mapping[str, ActivationQuantizer]) -> Task:
     """The same task with these quantizers of activations; what the float network makes is not made again."""
     other = replace(task)
     vars(other).update(trace=task.trace, activations=activations)  # where cached_property keeps them

@@ -257,6 +257,20 @@ FORMS: dict[str, Form] = {"gptq": _gptq, "gpfq": _gpfq, "qronos": _qronos, "desc
 """name -> how the codes of a layer are found."""
 
 
+def mean_shift(W: NDArray[Any], W_hat: NDArray[Any], mean: Array, mean_hat: Array) -> Array:
+    """E(W x) - E(W^ x^) of every output, shape (outputs,), from means of inputs of shape (groups, K).
+
+    >>> mean_shift(np.array([[2.0]]), np.array([[1.0]]), np.array([[3.0]]), np.array([[4.0]])).tolist()
+    [2.0]
+    """
+    G, K = mean.shape
+    made = [
+        np.einsum("gok,gk->go", w.reshape(G, -1, K).astype(np.float64), m).ravel()
+        for w, m in ((W, mean), (W_hat, mean_hat))
+    ]
+    return np.asarray(made[0] - made[1])
+
+
 # ---- a layer, and the network ---------------------------------------------------------------------------------
 
 
@@ -340,11 +354,7 @@ def sequential(task: Task, form: str = "descent") -> QuantPlan:
         fit, other = parts[0].centred(), parts[-1].centred()
         share = _validated_damping(W, start, fit, other)
         sums = sequential_layer(W, start, seen.centred().damped(share), form)
-        G, K = seen.mean.shape
-        told, got = (
-            np.einsum("gok,gk->go", w.reshape(G, -1, K), m).ravel()
-            for w, m in ((W, seen.mean), (sums.decode(np.float64), seen.mean_hat))
-        )
-        return sums, task.bias(node) + told - got
+        shift = mean_shift(W, sums.decode(), seen.mean, seen.mean_hat)
+        return sums, task.bias(node) + shift
 
     return walk(task, descent if form == "descent" else published, f"{form}, layer by layer")
