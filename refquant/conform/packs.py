@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import os
+import reprlib
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -107,6 +108,12 @@ def _objects(data: Json, where: str) -> dict[str, Any]:
     return data
 
 
+def _text(data: Json, where: str) -> str:
+    if not isinstance(data, str):
+        raise FileError(complaint(reprlib.repr(data), "a text", where))
+    return data
+
+
 def _expected(data: Json, arrays: Arrays, where: str) -> Expected:
     outputs, slack = {}, {}
     for name, a in _objects(data, where).items():
@@ -133,17 +140,17 @@ def _read_test(data: Json, specs: Mapping[str, tuple[Any, Any]], family: str, ar
         a.setflags(write=False)  # all who are asked get these, and no backend may change them
     options = options_from_json(test["options"], where)
     asked: list[Asked] = []
-    for group in test["expected"]:
+    for group in test["expected"] if isinstance(test["expected"], list) else ():
         fields = exactly(group, ("profiles", "outputs"), where)
         expected, named = _expected(fields["outputs"], arrays, where), _objects(fields["profiles"], where)
-        for key in dict.fromkeys(named.values()):
+        for key in dict.fromkeys(_text(v, where) for v in named.values()):
             if key not in specs:
                 raise FileError(complaint(f"semantics {key!r}", "one of the file's specs", where))
             names = tuple(name for name, k in named.items() if k == key)
             asked.append(Asked(Request(op, specs[key][0], inputs, options, specs[key][1]), expected, names))
     if not asked:
         raise FileError(complaint("no expected outputs", "those of a profile at least", where))
-    return PackTest(str(test["id"]), family, str(test["comment"]), tuple(asked))
+    return PackTest(_text(test["id"], where), family, _text(test["comment"], where), tuple(asked))
 
 
 def _read_family(content: bytes, arrays: Arrays, where: str) -> tuple[list[PackTest], dict[str, Any]]:
@@ -158,7 +165,7 @@ def _read_family(content: bytes, arrays: Arrays, where: str) -> tuple[list[PackT
             raise FileError(complaint(f"specs under {key!r}", digest_of(value), where))
     if not isinstance(data["tests"], list):
         raise FileError(complaint("tests that are no list", "a list", where))
-    tests = [_read_test(t, specs, str(data["family"]), arrays, where) for t in data["tests"]]
+    tests = [_read_test(t, specs, _text(data["family"], where), arrays, where) for t in data["tests"]]
     if not tests or len(tests) != data["count"]:
         raise FileError(complaint(f"{len(tests)} tests", f"{data['count']}, and at least one", where))
     if len({t.id for t in tests}) < len(tests):
@@ -190,9 +197,9 @@ def read_pack(folder: Any) -> Pack:
             raise FileError(complaint(f"file {name!r}", "a plain name", "manifest"))
         try:
             return bytes((folder / name).read_bytes())
-        except OSError as error:
-            got = f"{error.strerror or error}"
-            raise FileError(complaint(got, f"a readable {name}", str(folder), "write it: refquant pack")) from None
+        except (OSError, ValueError) as error:
+            got = f"{getattr(error, 'strerror', None) or error}"
+            raise FileError(complaint(got, f"a readable {name!r}", str(folder), "write it: refquant pack")) from None
 
     def checked(name: Json, sha: Json) -> bytes:
         data = content(name)
@@ -207,7 +214,10 @@ def read_pack(folder: Any) -> Pack:
         raise FileError(complaint(got, f"{MANIFEST_SCHEMA!r}, {SEMANTICS!r}", "manifest.json"))
     tests: list[PackTest] = []
     notes: dict[str, Mapping[str, Any]] = {}
-    others = {name: checked(name, sha) for name, sha in dict(manifest["others"]).items()}
+    if not isinstance(manifest["others"], dict) or manifest["level"] not in (1, 2):
+        got = f"others {reprlib.repr(manifest['others'])}, level {reprlib.repr(manifest['level'])}"
+        raise FileError(complaint(got, "digests by file, 1 or 2", "manifest.json"))
+    others = {name: checked(name, sha) for name, sha in manifest["others"].items()}
     for name, row in _objects(manifest["files"], "manifest.json").items():
         exactly(row, ("sha256", "count"), f"manifest.json, {name}")
         beside = name.removesuffix(".json") + ".npz"
@@ -217,8 +227,9 @@ def read_pack(folder: Any) -> Pack:
             raise FileError(complaint(f"{len(found)} tests", f"{row['count']}", name))
         tests += found
         notes[found[0].family] = note
-    if not tests or len(tests) != manifest["count"]:
-        raise FileError(complaint(f"{len(tests)} tests", f"{manifest['count']}, and at least one", "manifest.json"))
+    if not tests or len(tests) != manifest["count"] or len({test.id for test in tests}) < len(tests):
+        got, should = f"{len(tests)} tests", f"{manifest['count']}, and at least one, of different ids"
+        raise FileError(complaint(got, should, "manifest.json"))
     return Pack(int(manifest["level"]), tuple(tests), notes)
 
 
