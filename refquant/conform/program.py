@@ -135,6 +135,13 @@ class Program:
     row, or 100, no more, and what is left fails unasked.
 
     Raises FileError, on entering, for a program that cannot be started.
+
+    >>> from .packs import level_one
+    >>> from .verify import verify
+    >>> with Program("cat") as backend:  # says what it hears: hello, and then no answers
+    ...     report = verify(backend, level_one(), "onnx@21", ops=["dequantize"])
+    >>> report.count("failed") == len(report.verdicts)
+    True
     """
 
     def __init__(self, command: str | Sequence[str], *, timeout: float = 30.0) -> None:

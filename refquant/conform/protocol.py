@@ -132,6 +132,11 @@ def request_lines(pack: Pack, profile: str, ops: Collection[str] | None = None) 
     """Hello, and a line for each test of a profile, of some operations or (None) of all.
 
     Raises ArgumentError for a profile that the pack does not have.
+
+    >>> from .packs import level_one
+    >>> hello, first, *_ = request_lines(level_one(), "onnx@21", ["requantize"])
+    >>> json.loads(first)["id"].startswith("onnx@21/")
+    True
     """
     chosen = list(pack.requests(profile))
     yield HELLO
@@ -157,6 +162,12 @@ def read_answers(source: BinaryIO, pack: Pack, profile: str) -> dict[str, Answer
     What a line without a known id may have been is said with each test that has no answer, or two.
 
     Raises FileError where the stream does not begin with a hello.
+
+    >>> import io
+    >>> from .packs import level_one
+    >>> found = read_answers(io.BytesIO(HELLO + b"Killed"), level_one(), "onnx@21")
+    >>> next(iter(found.values())).reason.partition(",")[0]
+    "no answer; there is: 'Killed'"
     """
     lines = _lines(source)
     read_hello(next(lines, ("", b""))[1], "answers, line 1")
