@@ -152,6 +152,15 @@ def test_what_a_program_started_is_ended_too(pack: Pack) -> None:
     assert monotonic() - begin < 10
 
 
+def test_an_interruption_ends_the_program_at_once() -> None:
+    begin, backend = monotonic(), Program("sleep 99").__enter__()
+    life = backend._life
+    backend.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
+    assert life is not None
+    assert life.process.poll() is not None
+    assert monotonic() - begin < 10
+
+
 @pytest.mark.parametrize("command", ["/nowhere/kernel", "", "/"])
 def test_a_program_that_cannot_be_started_is_an_error(command: str) -> None:
     with pytest.raises(rq.FileError, match="a program that starts"), Program(command):
