@@ -132,7 +132,7 @@ def test_two_runs_write_the_same_bytes_for_any_thread_setting(tmp_path: Path) ->
     for file in ("plan.json", "results.json", "report.html"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes(), file
     page = (tmp_path / "one" / "report.html").read_text()
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 9
     assert "http" not in page.replace("http://www.w3.org/", "").replace("http://purl.org/", "").replace(
         "http://creativecommons.org/", ""
     )

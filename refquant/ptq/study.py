@@ -19,6 +19,7 @@ from ..net.graph import Graph
 from ..net.plan import QuantPlan
 from ..quant.granularity import Granularity
 from .complexity import FLOAT_BITS, complexity, uniform_complexity
+from .errors import analyse_errors, sqnr
 from .methods import Calibrated, calibrate
 from .multiterms import MOST_TERMS
 from .task import Progress
@@ -59,17 +60,6 @@ def wilson(right: int, count: int, confidence: float = 0.95) -> tuple[float, flo
     middle = (right + z2 / 2) / (count + z2)
     half = (z2 * (right * (count - right) / count + z2 / 4)) ** 0.5 / (count + z2)
     return max(0.0, middle - half), min(1.0, middle + half)
-
-
-def sqnr(reference: NDArray[Any], other: NDArray[Any]) -> float | None:
-    """10 log10 of signal over error energy, in dB; None where there is no error at all.
-
-    >>> round(sqnr(np.array([1.0, 1.0]), np.array([1.1, 0.9])), 6)
-    20.0
-    """
-    signal = reference.astype(np.float64)
-    error = float(np.sum((other - signal) ** 2))
-    return None if error == 0 else float(10 * np.log10(float(np.sum(signal**2)) / error))
 
 
 def _quality(logits: NDArray[Any], reference: NDArray[Any], labels: NDArray[Any] | None) -> dict[str, Any]:
@@ -168,6 +158,8 @@ def run_study(
             )
             report("measuring held-out points", i + 1, len(stations) + 1)
         layers = _layer_sqnr(known, chosen)
+        lossless = {"lossless weights": known.axis.lossless()}
+        errors = analyse_errors(known.graph, chosen, known.images, images.test, lossless, report)
     results = {
         "network": graph.name,
         "profile": profile,
@@ -180,6 +172,7 @@ def run_study(
         "calibration_images": len(known.images),
         "float": _quality(reference, reference, images.test_labels),
         "layer_sqnr_db": layers,
+        "errors": errors,
         "points": points,
     }
     return Study(results, chosen, known)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ..ptq.study import Study
 from ..quant.granularity import PerTensor
 from ..solve.scale import solve_scale, squared_error
+from .error_plots import ERROR_PLOTS
 
 __all__ = ["PLOTS", "draw", "quality_figure", "svg"]
 
@@ -165,6 +166,7 @@ PLOTS = {
         "Searches on grids and unimodal methods stop in one of the local minima; the sweep visits every breakpoint.",
     ),
     "Terms per channel": (_terms, "The counts that the budget bought, by layer."),
+    **ERROR_PLOTS,
 }
 
 
