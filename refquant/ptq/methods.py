@@ -18,6 +18,7 @@ from ..quant.spec import QuantSpec
 from .brecq import blockwise, brecq
 from .distill import blockwise_distilled
 from .integer import integer_plan
+from .lapq import lapq
 from .multiterms import Axis, build_axis
 from .task import Progress, Task, make_task, silent
 
@@ -102,6 +103,7 @@ def _encoded(method: str, task: Task) -> QuantPlan:
 
 METHODS: dict[str, Method] = {
     **{name: partial(_encoded, name) for name in ENCODINGS},
+    "lapq": lapq,
     "brecq": brecq,
     "blockwise": blockwise,
     "blockwise-distilled": blockwise_distilled,
