@@ -453,3 +453,19 @@ def test_what_does_not_fit_is_refused() -> None:
     random = {"h": ActivationQuantizer(rq.QuantSpec(8, rounding="stochastic"), np.array(0.1), np.array(0))}
     with pytest.raises(ArgumentError, match="deterministic"):
         bound_error(graph, QuantPlan(activations=random), x)
+
+
+def test_where_a_run_may_overflow_nothing_is_said() -> None:
+    """1.5 2^127 - 1.5 2^127 is 0, but with fused sums, or in another order with more terms, infinite."""
+    dense = {"in_features": 2, "out_features": 1}
+    weight = np.array([[2.0**127, -(2.0**127)]], np.float32)
+    graph = Graph(
+        "large", InputSpec("x", (2,)), "z", (Node("z", "Gemm", ("x",), dense, {"weight": "w"}),), {"w": weight}
+    )
+    for x, finite in (([[1.5, 1.5]], False), ([[0.25, 0.25]], True)):
+        bounds = bound_error(graph, QuantPlan(), x)
+        for r in (bounds.affine["z"].magnitude[0, 0], bounds.interval["z"].magnitude[0, 0], bounds.norm["z"][0]):
+            assert np.isfinite(r) == finite
+        assert np.isfinite(bound_rounding(graph, x)["z"].magnitude[0, 0]) == finite
+    d = quantizer_error(rq.QuantSpec(8), np.array(2.0**120), np.array(0), point(np.zeros(1)), "float32")
+    assert np.isinf(d.high).all()

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 from .box import Box, point
 from .difference import Network
 from .linear_maps import LinearMap
-from .pieces import Place, Step
+from .pieces import Place, Step, run_rounding
 from .quantizer_error import grid_ends, quantizer_error
 from .relax import PIECES, softmax_rounding
-from .rounding_error import UNITS, gamma
+from .rounding_error import LARGE, gamma
 from .spectral import conv_norm_bound, norm_bound, overlap
 
 __all__ = ["GAINS", "euclidean", "gain", "norm_bounds"]
@@ -94,9 +94,17 @@ def _together(step: Step, E: list[Reals]) -> Reals:
 def _linear(step: Step, at: Place, E: list[Reals]) -> Reals:
     L = step.linear
     assert L is not None
-    lost = at.rate(L.roundings, UNITS[at.to]) if L.roundings else 0.0
-    grown = gain(L) + (lost * gain(L, magnitudes=True) if lost else 0.0)
-    return grown * _together(step, E) + euclidean(PIECES[step.kind](step, at).rest.magnitude)
+    e, known = _together(step, E), euclidean(PIECES[step.kind](step, at).rest.magnitude)
+    if not L.roundings:
+        return gain(L) * e + known
+    terms = gain(L, magnitudes=True) * e  # no sum's terms weigh more, beside those of a
+    lost = run_rounding(L, terms, at) + np.where(terms + euclidean(_mass(L, at)) < LARGE[at.to], 0.0, np.inf)
+    return gain(L) * e + lost + known
+
+
+def _mass(L: LinearMap, at: Place) -> Reals:
+    """|L| |a| + |b|."""
+    return np.asarray(L.magnitude([np.abs(a) for a in at.a]) + L.offset)
 
 
 def _max_pool(step: Step, at: Place, E: list[Reals]) -> Reals:

@@ -23,7 +23,7 @@ from ..net.op import Attrs
 from ..quant.spec import QuantSpec
 from .box import Box, around, point
 from .linear_maps import LinearMap
-from .rounding_error import TINY, UNITS, gamma
+from .rounding_error import LARGE, TINY, UNITS, gamma
 
 __all__ = ["Piece", "Place", "Quantizer", "Rate", "Step", "linear_piece", "run_rounding"]
 
@@ -113,5 +113,6 @@ def linear_piece(step: Step, at: Place) -> Piece:
 
 
 def run_rounding(L: LinearMap, products: Reals, at: Place) -> Reals:
-    """What the run's roundings add up to in a sum of L whose terms' magnitudes sum to `products`."""
-    return np.asarray(at.rate(L.roundings, UNITS[at.to]) * products + L.roundings * TINY[at.to])
+    """What the run's roundings add up to in sums of L whose terms weigh `products`; infinite where it may overflow."""
+    lost = at.rate(L.roundings, UNITS[at.to]) * products + L.roundings * TINY[at.to]
+    return np.where(products < LARGE[at.to], lost, np.inf)

@@ -21,7 +21,7 @@ from ..quant.arguments import parameters
 from ..quant.quantizer import fake_quantize
 from ..quant.spec import QuantSpec
 from .box import Box, meet, point
-from .rounding_error import TINY, UNITS, gamma
+from .rounding_error import LARGE, TINY, UNITS, gamma
 
 __all__ = ["ROUNDING", "check_quantizer", "grid_ends", "on_grid", "quantizer_error", "quantizer_image"]
 
@@ -90,7 +90,7 @@ def quantizer_error(
     bottom, top = s * (spec.qmin - z), s * (spec.qmax - z)
     ends = np.maximum(np.abs(bottom), np.abs(top)) * slack
     products = ends if spec.dequantize == "scale-difference" else 2 * (ends + 2 * s * np.abs(z))
-    out = slack * (UNITS[to] * products + gamma(4) * ends) + TINY[to]
+    out = slack * (UNITS[to] * products + gamma(4) * ends) + np.where(products < LARGE[to], TINY[to], np.inf)
     low, high = ROUNDING[spec.rounding]
     eta = _quotient_error(spec, s, z, ends)
     with np.errstate(invalid="ignore"):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ..arith.exact import UNIT, two_sum
 from ..errors import ArgumentError, complaint
 
-__all__ = ["TINY", "UNITS", "gamma", "probable_gamma", "sum_down", "sum_up"]
+__all__ = ["LARGE", "TINY", "UNITS", "gamma", "probable_gamma", "sum_down", "sum_up"]
 
 Reals = NDArray[np.float64]
 
@@ -25,6 +25,9 @@ UNITS: dict[str, float] = {"float32": 2.0**-24, "float64": UNIT}
 
 TINY: dict[str, float] = {"float32": 2.0**-126, "float64": 2.0**-1022}
 """The least normal number by the name of a type: what one operation may lose to underflow."""
+
+LARGE: dict[str, float] = {"float32": 2.0**127, "float64": 2.0**1022}
+"""By the name of a type, a number such that sums of magnitudes below it do not overflow, rounded as they may be."""
 
 _SLACK = 1 + 8 * UNIT
 """What the few float64 roundings in a formula below are worth."""
