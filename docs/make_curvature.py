@@ -70,8 +70,7 @@ class Given:
 def traces(given: Given) -> str:
     text = (
         f"## Traces by layer\n\n{given.count} images. Gauss-Newton's trace is Fisher's, exactly; the empirical "
-        f"Fisher trace "
-        "takes the true labels. On images that the network was fitted to it is the smaller.\n\n"
+        "Fisher trace takes the true labels. On images that the network was fitted to it is the smaller.\n\n"
     )
     rows, ranks = [], []
     for name, graph in given.graphs.items():
@@ -105,18 +104,16 @@ def scores(given: Given) -> str:
             rows.append([name, str(bits), *(f"{r:.2f}" for r in ranks), *(f"{r:.2f}" for r in ratio)])
             good.append(ranks[0])
     text = (
-        "## HAWQ-V2's score against the loss of one layer quantized\n\nRank correlation over the layers, and "
-        "the median of "
-        "|forecast| / |measured|: for the score, which knows only the length of an error, and for the "
-        "second-order form "
-        "of the error itself.\n\n"
+        "## HAWQ-V2's score against the loss of one layer quantized\n\nRank correlation over the layers, and the "
+        "median of |forecast| / |measured|: for the score, which knows only the length of an error, and for the "
+        "second-order form of the error itself.\n\n"
     )
     head = ["network", "bits", "rank: score", "rank: form", "ratio: score", "ratio: form"]
     return (
         text
         + table(head, rows)
         + verdict(
-            f"the score orders layers as the measured loss does (rank correlation above 0.7 in "
+            "the score orders layers as the measured loss does (rank correlation above 0.7 in "
             f"{np.sum(np.array(good) > 0.7)}"
             f" of {len(good)} cases, least {np.nanmin(good):.2f}).",
             bool(np.nanmin(good) > 0.7),
@@ -151,10 +148,9 @@ def pairs(given: Given) -> str:
             figure.colorbar(image, ax=ax, shrink=0.8)
 
     text = (
-        "## Pair terms (CLADO)\n\nL_ij - L_i - L_j + L_0 for the weights of layers i and j, measured; their "
-        "share of all "
-        "magnitudes, single terms included; their rank correlation with dz_i S dz_j; the mean magnitude of neighbours' "
-        "and of others'.\n\n"
+        "## Pair terms (CLADO)\n\nL_ij - L_i - L_j + L_0 for the weights of layers i and j, measured; their share "
+        "of all magnitudes, single terms included; their rank correlation with dz_i S dz_j; the mean magnitude of "
+        "neighbours' and of others'.\n\n"
     )
     text += table(["network", "bits", "share", "rank", "neighbours", "others"], rows) + draw("pairs", make)
     fine, coarse = (np.mean([r for b, r in agreement if b == bits]) for bits in (4, 2))
@@ -194,9 +190,8 @@ def theorem(given: Given) -> str:
         plans.append([f"{bits} bits, absmax per channel", *(f"{a:.3f} / {b:.3f}" for a, b in cells)])
         last = cells
     text = (
-        "## BRECQ's theorem 3.1\n\nE dz S dz / dtheta G dtheta, and 2 KL / E dz S dz, for uniform errors of up "
-        "to so many "
-        "times the largest weight of each layer, then for the errors of rounding to nearest.\n\n"
+        "## BRECQ's theorem 3.1\n\nE dz S dz / dtheta G dtheta, and 2 KL / E dz S dz, for uniform errors of up to "
+        "so many times the largest weight of each layer, then for the errors of rounding to nearest.\n\n"
     )
     text += table(["perturbation", *curves], rows + plans) + draw("theorem", make)
     text += verdict(
@@ -247,10 +242,8 @@ def added(given: Given) -> str:
 
     text = (
         "## AdaQuant's additivity\n\nLoss increases of sets of layers against the sum of their members' alone: "
-        "root mean "
-        "square of the difference relative to the measured; the same with pair terms added; rank correlation; "
-        "the factor "
-        "by which sums are best multiplied.\n\n"
+        "root mean square of the difference relative to the measured; the same with pair terms added; rank "
+        "correlation; the factor by which sums are best multiplied.\n\n"
     )
     head = ["network", "bits", "residual", "with pairs", "rank", "slope"]
     return (
@@ -318,10 +311,8 @@ def geometry(given: Given) -> str:
 
     text = (
         "## LAPQ's geometry of scales\n\nThe cross-entropy of 32 images as a function of factors of the "
-        "activations' scales, "
-        "weights float, around the scales of least squared error: central differences over 0.15; separability "
-        "over the box "
-        "from 0.7 to 1.4, 64 pairs of points.\n\n"
+        "activations' scales, weights float, around the scales of least squared error: central differences over "
+        "0.15; separability over the box from 0.7 to 1.4, 64 pairs of points.\n\n"
     )
     head = ["network", "bits", "mean abs(H_ii)", "coupling", "neighbours", "3 or more apart", "off diagonal"]
     text += table([*head, "det H / (g^2 + 1)^2", "separability index", "share of variance"], rows) + draw(
@@ -353,11 +344,9 @@ def main() -> None:
     given = Given("--quick" in sys.argv)
     head = (
         "# Claims about curvature, measured\n\nMade by `docs/make_curvature.py` on the embedded networks, with "
-        "images of the "
-        "training split that no plan was made from. Losses are cross-entropies; weights are rounded to nearest "
-        "per channel "
-        "at absmax scales; everything second-order is a model. A verdict says what the stated criterion gives on these "
-        "networks and images, and nothing of others.\n\n"
+        "images of the training split that no plan was made from. Losses are cross-entropies; weights are rounded "
+        "to nearest per channel at absmax scales; everything second-order is a model. A verdict says what the "
+        "stated criterion gives on these networks and images, and nothing of others.\n\n"
     )
     parts = [part(given) for part in (traces, scores, pairs, theorem, added, geometry)]
     (HERE / "curvature.md").write_text(head + "".join(parts).rstrip() + "\n", encoding="utf-8")
