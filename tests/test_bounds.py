@@ -125,15 +125,16 @@ def outside(found: Enclosure, seen: Mapping[str, Reals], run: Mapping[str, Reals
 @pytest.mark.parametrize("bits", [2, 4, 8])
 def test_errors_of_the_zoo_lie_within_their_bounds(name: str, bits: int) -> None:
     graph, plan, x = zoo(name, bits)
-    seen, run = traced(graph, x[:4]), traced(graph, x[:4], plan)
+    x = x[: 20 if name == "mlp" else 2]
+    seen, run = traced(graph, x), traced(graph, x, plan)
     for specified in (False, True):
-        assert not outside(enclosed(graph, plan, x[:4], 128, specified), seen, run)
+        assert not outside(enclosed(graph, plan, x, 128 if name == "mlp" else 10, specified), seen, run)
 
 
 @pytest.mark.guarantee(
     "No bound on random networks of all ops is violated, at 1 to 3 terms of 2 to 8 bits", kind="sampled"
 )
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(seed=st.integers(0, 2**32 - 1), bits=st.integers(2, 8), terms=st.integers(1, 3), specified=st.booleans())
 def test_errors_of_networks_of_all_ops_lie_within_their_bounds(
     seed: int, bits: int, terms: int, specified: bool
@@ -154,7 +155,7 @@ QUOTIENTS = ("exact", "float64", "float32", "float16", "bfloat16", "reciprocal-f
 @pytest.mark.guarantee(
     "The error of a quantizer and its image are enclosed for all modes and quotients", kind="sampled"
 )
-@settings(max_examples=300)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32 - 1), data=st.data())
 def test_errors_of_quantizers_lie_within_their_bounds(seed: int, data: st.DataObject) -> None:
     rng = np.random.default_rng(seed)
@@ -223,7 +224,7 @@ def test_three_ways_hold_on_networks_of_all_ops(seed: int, bits: int, specified:
 
 
 @pytest.mark.guarantee("Bounds of a region hold for every image in it that was tried", kind="sampled")
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32 - 1), radius=st.floats(0, 0.5), specified=st.booleans())
 def test_bounds_of_a_region_hold_for_its_images(seed: int, radius: float, specified: bool) -> None:
     rng = np.random.default_rng(seed)
@@ -424,7 +425,7 @@ def two_layers(rng: np.random.Generator) -> tuple[Graph, QuantPlan, NDArray[np.f
 def test_bounds_with_a_confidence_hold_for_dither_as_often_as_they_say() -> None:
     graph, plan, x = two_layers(np.random.default_rng(3))
     bounds, sure = bound_error(graph, plan, x, confidence=0.9), bound_error(graph, plan, x)
-    network, rng, runs, failed, tight = bounds.enclosure.network, np.random.default_rng(4), 2000, 0, 0
+    network, rng, runs, failed, tight = bounds.enclosure.network, np.random.default_rng(4), 1000, 0, 0
     box, feed = bounds.affine["z"], traced(graph, x)
     for _ in range(runs):
         e = dithered(network, feed["x"], rng)["z"] - feed["z"]
