@@ -1,4 +1,4 @@
-//! JSON, as much as the protocol needs: integers, texts, flags, lists, objects; floats are hexadecimal texts.
+//! JSON, and the hexadecimal floats of the protocol.
 
 use std::fmt::Write;
 
@@ -7,13 +7,14 @@ pub enum Json {
     Null,
     Flag(bool),
     Number(i64),
+    Real(f64), // in the files of graphs alone
     Text(String),
     List(Vec<Json>),
     Object(Vec<(String, Json)>),
 }
 
 impl Json {
-    /// The value of a line; panics for anything that is not JSON without decimal fractions.
+    /// The value of a line; panics for what is not JSON.
     pub fn read(line: &str) -> Json {
         Reader { rest: line }.value()
     }
@@ -28,6 +29,13 @@ impl Json {
     /// A member that a request must have.
     pub fn get(&self, key: &str) -> &Json {
         self.find(key).unwrap_or_else(|| panic!("no {key}"))
+    }
+
+    pub fn real(&self) -> f64 {
+        match self {
+            Json::Real(v) => *v,
+            other => other.number() as f64,
+        }
     }
 
     pub fn list(&self) -> &[Json] {
@@ -125,10 +133,11 @@ impl Reader<'_> {
         if self.rest.starts_with('"') {
             return Json::Text(self.text());
         }
-        let end = self.rest.find(|c: char| c != '-' && !c.is_ascii_digit()).unwrap_or(self.rest.len());
+        let end = self.rest.find(|c: char| !"+-.eE".contains(c) && !c.is_ascii_digit()).unwrap_or(self.rest.len());
         let (digits, rest) = self.rest.split_at(end);
         self.rest = rest;
-        Json::Number(digits.parse().expect("an integer"))
+        let whole = digits.parse().map(Json::Number);
+        whole.unwrap_or_else(|_| Json::Real(digits.parse().expect("a number")))
     }
 }
 
@@ -137,7 +146,10 @@ pub fn quoted(text: &str) -> String {
     let mut made = String::from("\"");
     for c in text.chars() {
         match c {
-            '"' | '\\' => { made.push('\\'); made.push(c) }
+            '"' | '\\' => {
+                made.push('\\');
+                made.push(c)
+            }
             c if c < ' ' => write!(made, "\\u{:04x}", c as u32).unwrap(),
             c => made.push(c),
         }
@@ -162,7 +174,13 @@ pub fn unhex(text: &str) -> f64 {
 
 pub fn hex(v: f64) -> String {
     if !v.is_finite() {
-        return if v.is_nan() { "nan".into() } else if v > 0.0 { "inf".into() } else { "-inf".into() };
+        return if v.is_nan() {
+            "nan".into()
+        } else if v > 0.0 {
+            "inf".into()
+        } else {
+            "-inf".into()
+        };
     }
     let (bits, sign) = (v.to_bits(), if v.is_sign_negative() { "-" } else { "" });
     let (exponent, digits) = ((bits >> 52 & 0x7ff) as i64, bits & 0xf_ffff_ffff_ffff);

@@ -4,11 +4,15 @@
 //!
 //! cargo build --release && refquant verify --command target/release/backend --profile seed-nearest@1
 //! Wrong on purpose if it is called with the name of a deviation: "24-bit accumulators", "high digits alone",
-//! "residual in float32".
+//! "residual in float32" ("" for none).  A second argument is the folder of a pack, for the graphs of its networks.
 
+mod exact;
 mod json;
+mod network;
 
+use exact::{binary, parts, quotient, ratio};
 use json::{hex, quoted, unhex, Json};
+use network::network;
 use std::io::{stdin, stdout, BufRead, Write};
 
 struct Array {
@@ -17,66 +21,22 @@ struct Array {
     data: Vec<f64>,
 }
 
-type Answer = Result<Vec<(&'static str, Array)>, &'static str>; // outputs by name, or why there are none
+type Answer = Result<Vec<(String, Array)>, &'static str>; // outputs by name, or why there are none
 
 fn wrong(deviation: &str) -> bool {
     std::env::args().nth(1).as_deref() == Some(deviation)
 }
 
+fn one(name: &str, dtype: &str, shape: Vec<usize>, data: Vec<f64>) -> Answer {
+    Ok(vec![(name.into(), Array { dtype: dtype.into(), shape, data })])
+}
+
 fn codes(shape: Vec<usize>, data: Vec<f64>) -> Answer {
-    Ok(vec![("codes", Array { dtype: "int32".into(), shape, data })])
+    one("codes", "int32", shape, data)
 }
 
 fn sums(shape: Vec<usize>, data: Vec<i64>) -> Answer {
-    let data = data.into_iter().map(|acc| hold(acc) as f64).collect();
-    Ok(vec![("acc", Array { dtype: "int32".into(), shape, data })])
-}
-
-// ---- exact rounding ----
-
-/// |v| as (m, e): |v| = m 2^e with 2^52 <= m < 2^53; v finite and not 0.
-fn parts(v: f64) -> (i128, i32) {
-    let bits = v.to_bits() & !(1 << 63);
-    let (exponent, fraction) = ((bits >> 52) as i32, (bits & ((1 << 52) - 1)) as i128);
-    let m = if exponent > 0 { fraction | 1 << 52 } else { fraction };
-    let shift = 52 - m.ilog2() as i32;
-    (m << shift, exponent.max(1) - 1075 - shift)
-}
-
-const HUGE: i128 = 1 << 60; // beyond every range
-
-/// n / d rounded to an integer, ties to even or away from zero; d > 0.
-fn ratio(n: i128, d: i128, away: bool) -> i128 {
-    let (q, r) = (n.abs() / d, n.abs() % d);
-    let up = 2 * r > d || (2 * r == d && (away || q % 2 == 1));
-    n.signum() * (q + up as i128)
-}
-
-/// n 2^e rounded to an integer; |n| < 2^100.
-fn binary(n: i128, e: i32, away: bool) -> i128 {
-    match e {
-        _ if n == 0 || e < -102 => 0,
-        _ if e > 60 => n.signum() * HUGE,
-        _ if e >= 0 => n.signum() * (n.abs().min(HUGE) << e.min(60)).clamp(0, HUGE),
-        _ => ratio(n, 1 << -e, away),
-    }
-}
-
-/// x / s rounded to an integer.
-fn quotient(x: f64, s: f64, away: bool) -> i128 {
-    if x == 0.0 {
-        return 0;
-    }
-    let sign = x.signum() as i128;
-    if x.is_infinite() {
-        return sign * HUGE;
-    }
-    let ((n, e), (d, f)) = (parts(x), parts(s));
-    match e - f {
-        shift if shift > 60 => sign * HUGE, // the mantissas' ratio lies between 1/2 and 2
-        shift if shift < -3 => 0,
-        shift => sign * ratio(n << shift.max(0), d << (-shift).max(0), away),
-    }
+    one("acc", "int32", shape, data.into_iter().map(|acc| hold(acc) as f64).collect())
 }
 
 // ---- a request ----
@@ -188,11 +148,17 @@ fn quantize_all(r: &Request, fake: bool) -> Answer {
         let (s, z) = (r.serving(&s, &x, i), r.serving(&z, &x, i));
         let q = quantize(r, x.data[i], s, z);
         let real = (q - z) * s; // exact, or rounded once, in float64
-        if !fake { q } else if x.dtype == "float32" { real as f32 as f64 } else { real }
+        if !fake {
+            q
+        } else if x.dtype == "float32" {
+            real as f32 as f64
+        } else {
+            real
+        }
     };
     let data = (0..x.data.len()).map(each).collect();
     if fake {
-        return Ok(vec![("y", Array { dtype: x.dtype.clone(), shape: x.shape.clone(), data })]);
+        return one("y", &x.dtype, x.shape.clone(), data);
     }
     codes(x.shape.clone(), data)
 }
@@ -201,7 +167,11 @@ fn quantize_all(r: &Request, fake: bool) -> Answer {
 
 /// An accumulator in its register.
 fn hold(acc: i64) -> i64 {
-    if wrong("24-bit accumulators") { acc << 40 >> 40 } else { acc as i32 as i64 }
+    if wrong("24-bit accumulators") {
+        acc << 40 >> 40
+    } else {
+        acc as i32 as i64
+    }
 }
 
 fn requantize(r: &Request, acc: i64, factor: f64, z: f64) -> f64 {
@@ -261,7 +231,8 @@ fn conv(r: &Request) -> (Vec<usize>, Vec<i64>) {
     let rows = (h + top + bottom - dilation[0] * (kh - 1) - 1) / stride[0] + 1;
     let columns = (v + left + right - dilation[1] * (kw - 1) - 1) / stride[1] + 1;
     let sum = |e: usize| {
-        let (column, row, out, image) = (e % columns, e / columns % rows, e / columns / rows % o, e / columns / rows / o);
+        let (column, row, out, image) =
+            (e % columns, e / columns % rows, e / columns / rows % o, e / columns / rows / o);
         let mut acc = 0;
         for k in 0..i * kh * kw {
             let (p, q, channel) = (k / kw % kh, k % kw, out / (o / groups) * i + k / kw / kh);
@@ -300,7 +271,8 @@ fn average_pool(r: &Request) -> Answer {
     let (stride, [top, left, bottom, right]) = (r.option("stride", kernel), r.option("padding", [0; 4]));
     let padded = r.option("count_include_pad", [0; 4])[0];
     let (h, v) = (x.shape[2], x.shape[3]);
-    let (rows, columns) = ((h + top + bottom - kernel[0]) / stride[0] + 1, (v + left + right - kernel[1]) / stride[1] + 1);
+    let (rows, columns) =
+        ((h + top + bottom - kernel[0]) / stride[0] + 1, (v + left + right - kernel[1]) / stride[1] + 1);
     let mean = |e: usize| {
         let (column, row, plane) = (e % columns, e / columns % rows, e / columns / rows);
         let (mut sum, mut count) = (0, 0);
@@ -346,7 +318,7 @@ fn decode_terms(r: &Request) -> Answer {
         let terms = scales.data.iter().enumerate().map(|(t, s)| q.data[t * size + i] * s);
         terms.reduce(|a, b| a + b).unwrap_or(0.0) as f32 as f64
     };
-    Ok(vec![("x", Array { dtype: "float32".into(), shape, data: (0..size).map(sum).collect() })])
+    one("x", "float32", shape, (0..size).map(sum).collect())
 }
 
 // ---- the talk ----
@@ -356,16 +328,25 @@ fn outputs(r: &Request) -> Answer {
     if !modes || !r.is("spec", "zero_point_order", "after") || !r.is("spec", "overflow", "saturate") {
         return Err("other quantizers");
     }
-    let names = [("requantize", "exact"), ("product", "exact"), ("factor", "float64"), ("add", "exact"), ("pool", "exact")];
-    if names.iter().any(|(name, value)| !r.is("integer", name, value)) || !r.is("integer", "accumulator_overflow", "wrap") {
+    let names =
+        [("requantize", "exact"), ("product", "exact"), ("factor", "float64"), ("add", "exact"), ("pool", "exact")];
+    if names.iter().any(|(name, value)| !r.is("integer", name, value))
+        || !r.is("integer", "accumulator_overflow", "wrap")
+    {
         return Err("other integers");
     }
     match r.json.get("op").text() {
         "quantize" => quantize_all(r, false),
         "fake_quantize" => quantize_all(r, true),
         "requantize" => requantize_all(r),
-        "matmul_integer" | "matmul_terms" => { let (shape, acc) = matmul(r); sums(shape, acc) }
-        "conv_integer" => { let (shape, acc) = conv(r); sums(shape, acc) }
+        "matmul_integer" | "matmul_terms" => {
+            let (shape, acc) = matmul(r);
+            sums(shape, acc)
+        }
+        "conv_integer" => {
+            let (shape, acc) = conv(r);
+            sums(shape, acc)
+        }
         "qlinear_matmul" => {
             let (shape, acc) = matmul(r);
             let m = shape[1];
@@ -380,6 +361,10 @@ fn outputs(r: &Request) -> Answer {
         "average_pool" => average_pool(r),
         "encode_terms" => encode_terms(r),
         "decode_terms" => decode_terms(r),
+        "network" => match std::env::args().nth(2) {
+            Some(folder) => network(r, &folder),
+            None => Err("no folder with graphs"),
+        },
         _ => Err("no such kernel"),
     }
 }
