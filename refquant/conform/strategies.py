@@ -39,11 +39,7 @@ MOST = 12
 
 @st.composite
 def specs(draw: Draw, /, **fixed: Any) -> QuantSpec:
-    """Any semantics of up to 16 bits but stochastic rounding; keywords fix fields.
-
-    >>> specs(bits=8, rounding="floor").example().bits  # doctest: +SKIP
-    8
-    """
+    """Any semantics of up to 16 bits but stochastic rounding; keywords fix fields."""
     choices = {name: st.sampled_from([v for v in values if v != "stochastic"]) for name, values in CHOICES.items()}
     drawn: dict[str, Any] = {
         "bits": draw(st.integers(2, 16)),

@@ -21,7 +21,7 @@ from .known import Known, excuse
 from .operations import OPERATIONS, Request
 from .packs import Asked, Pack, PackTest
 
-__all__ = ["Backend", "Declined", "Failed", "Report", "Verdict", "judge_answer", "verify"]
+__all__ = ["Backend", "Declined", "Failed", "Report", "Verdict", "answer_of", "judge_answer", "verify"]
 
 Backend = Callable[[Request], Any]
 
@@ -123,7 +123,13 @@ def judge_answer(test: PackTest, asked: Asked, answer: Any, known: Sequence[Know
     return Verdict(test, asked, "wrong", tuple(found), answer)
 
 
-def _call(backend: Backend, request: Request) -> Any:
+def answer_of(backend: Backend, request: Request) -> Any:
+    """What a backend gives, copied; `Declined` for NotImplementedError, `Failed` for whatever else it raises.
+
+    >>> from ..quant.spec import QuantSpec
+    >>> answer_of(lambda request: 1 // 0, Request("quantize", QuantSpec(8), {}))
+    Failed(reason='ZeroDivisionError: integer division or modulo by zero')
+    """
     try:
         return deepcopy(backend(request))  # which may use its arrays again
     except NotImplementedError as error:
@@ -190,7 +196,7 @@ def verify(
         if isinstance(backend, Mapping):
             answer = backend.get(test.id, Failed("no answer"))
         else:
-            answer = _call(backend, asked.request)
+            answer = answer_of(backend, asked.request)
         verdicts.append(judge_answer(test, asked, answer, known))
         if progress is not None:
             progress(1)
