@@ -80,7 +80,7 @@ class Forecast:
 
     @property
     def corrected_mse(self) -> float:
-        """E|e|^2 with bias correction: noise has no mean that it could take off."""
+        """E|e|^2 with bias correction: noise is taken to have no mean over images that it could take off."""
         return mean_square(self.corrected) + sum(self.noise.values())
 
     @property

@@ -4,7 +4,7 @@ Letters: J the Jacobian of the output, for one image, by the values where noise 
 i; r rows, cotangents of the output; M_rs = sum over i of sigma_i^2 (J^T r)_i (J^T s)_i.
 
 Elements of a channel that are equal, as those of a flat background are, are rounded alike: they share one noise, whose
-column of J is the sum of theirs.
+column of J is the sum of theirs.  A tensor without channels counts as one.
 
 With the unit vectors for rows, M is the covariance of the noise at the output and its trace the power,
 sum_i |J_i|^2 sigma_i^2.  With rows of random signs, E M_rr is that power too (Hutchinson 1990): for outputs too wide to
