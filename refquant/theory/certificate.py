@@ -57,8 +57,8 @@ class Certificates:
     @property
     def certified(self) -> NDArray[np.bool_]:
         """Whether no gap can close, shape (N,)."""
-        closed = np.zeros(len(self.gaps), bool) if not self.radius else (self.float_gaps <= 0).any(axis=1)
-        return np.asarray((self.gaps > 0).all(axis=1) & ~closed)
+        stays = (self.float_gaps > 0).all(axis=1) | (self.radius == 0)  # y is the class of the image itself
+        return np.asarray((self.gaps > 0).all(axis=1) & stays)
 
 
 # ---- gaps -----------------------------------------------------------------------------------------------------
@@ -96,9 +96,10 @@ def certify(
 ) -> Certificates:
     """Lower bounds on the gaps of the classes of a quantized network; where all are above 0 the class cannot change.
 
-    Arguments and errors are those of `bound_error`; some hundreds of images do; the output is a list of at least two
-    logits. radius: certify all images whose pixels are within so much of x's: float class and quantized class are y
-    for all. progress: called with the number of images of each batch that is done.
+    Arguments and errors are those of `bound_error`, of which some hundreds of images do here; the output is a list of
+    at least two logits.
+    radius: certify all images whose pixels are within so much of x's: float and quantized class are y for all.
+    progress: called with the number of images of each batch that is done.
 
     >>> from ..net.graph import InputSpec, Node
     >>> z = Node("z", "Gemm", ("x",), {"in_features": 2, "out_features": 2}, {"weight": "w"})
