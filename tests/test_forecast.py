@@ -302,6 +302,24 @@ def test_forecast_against_measured(name: str, bits: int) -> None:
         assert within or (name != "mlp" and abs(why.total - why.between) <= WITHIN[bits]), (layer, why)
 
 
+@pytest.mark.guarantee(
+    "Where background decides, a forecast is off on one grid, and within 0.5 dB in the mean over twelve", kind="checked"
+)
+def test_the_forecast_is_right_in_the_mean_over_grids() -> None:
+    graph, plan = quantized("resnet", 8)
+    x, rng = rq.load_data("fashion-mnist").test.x[:8], np.random.default_rng(5)
+    powers = []
+    for k in range(12):
+        scales = {t: f32(q.scale * rng.uniform(1, 1.25)) for t, q in plan.activations.items()}
+        moved = replace(plan, activations={t: replace(q, scale=scales[t]) for t, q in plan.activations.items()})
+        found = forecast_error(graph, moved, x, at="conv2", rng=np.random.default_rng(k), probes=4)
+        powers.append((measured_layers(graph, moved, x, ["conv2"])["conv2"], found.mse))
+    each = [decibels(f / m) for m, f in powers]
+    assert max(np.abs(each)) > 0.8
+    measured, forecast = np.mean(powers, axis=0).tolist()
+    assert abs(decibels(forecast / measured)) <= 0.5
+
+
 def test_excess_ends_at_the_forecast_and_begins_at_the_measured() -> None:
     graph, plan = quantized("cnn", 4)
     x = rq.load_data("fashion-mnist").test.x[:8]
