@@ -47,8 +47,20 @@ def test_codes_and_zero_points_stay_and_all_else_moves() -> None:
 def test_logits_come_closer_on_held_out_images() -> None:
     task = task_of("mlp", 256, (2, 4))
     plan = nearest_plan(task)
-    before, after = (loss(task, p, DATA.calibration.x[512:]) for p in (plan, distill(task, plan, steps=120)))
+    before, after = (
+        loss(task, p, DATA.calibration.x[512:])
+        for p in (plan, distill(task, plan, steps=120, rate=1e-2, scale_rate=3e-3))
+    )
     assert after < 0.5 * before
+
+
+def test_without_a_rate_of_scales_biases_alone_move() -> None:
+    task = task_of("mlp", 16, (3, 4))
+    plan = nearest_plan(task)
+    found = distill(task, plan, steps=3, scale_rate=0.0)
+    assert all(np.array_equal(found.weights[name].scales, sums.scales) for name, sums in plan.weights.items())
+    assert all(found.activations[tensor].scale == q.scale for tensor, q in plan.activations.items())
+    assert not np.array_equal(found.biases["gemm2"], task.bias(task.graph.node("gemm2")))
 
 
 def test_no_step_leaves_the_plan_as_it_is() -> None:

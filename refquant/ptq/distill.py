@@ -23,7 +23,7 @@ from ..net.wiring import Through
 from ..quant.multiterm import MultiTerm
 from .brecq import blockwise
 from .parts import Part
-from .reconstruct import Relaxed, Variable, read_activations, reconstruct
+from .reconstruct import Relaxed, Variable, read_activations, reconstruct, with_scales
 from .task import Task
 
 __all__ = ["blockwise_distilled", "distill", "relaxed_biases", "relaxed_scales", "rescaled"]
@@ -50,23 +50,22 @@ def relaxed_scales(task: Task, weights: Mapping[str, MultiTerm], rate: float) ->
         relaxed |= Relaxed(
             {array: Through(DEQUANTIZE, {"spec": spec}, names)},
             {array: sums.decode(), names["zero_point"]: np.zeros_like(ones)},
-            {names["scale"]: Variable(ones, 1.0, rate)} if rate else {},
-        )
+        ) | with_scales(names["scale"], ones, rate)
     return relaxed
 
 
-def rescaled(sums: MultiTerm, factor: Array) -> MultiTerm:
+def rescaled(sums: MultiTerm, factor: Array | float) -> MultiTerm:
     """The sum with all its scales times a factor, > 0, of the parameters' shape."""
     return replace(sums, scales=(sums.scales * factor).astype(sums.scales.dtype))
 
 
 def distill(
-    task: Task, plan: QuantPlan, *, steps: int = 500, batch: int = 64, rate: float = 1e-2, scale_rate: float = 3e-3
+    task: Task, plan: QuantPlan, *, steps: int = 500, batch: int = 64, rate: float = 1e-3, scale_rate: float = 1e-3
 ) -> QuantPlan:
     """The plan with biases and scales at which the network's logits are closer to the float network's.
 
     plan: with the weights of every Conv and Gemm.  rate: of biases, in standard deviations of their channels.
-    scale_rate: of all scales, in units of themselves.  Both fall to 0 by a cosine.
+    scale_rate: of all scales, in units of themselves; 0 moves biases alone.  Both fall to 0 by a cosine.
     """
     graph = task.graph
     names = tuple(node.name for node in graph.linear_nodes)
@@ -84,10 +83,12 @@ def distill(
         schedule="cosine",
     )
     arrays = {node.name: node.params for node in graph.linear_nodes}
-    weights = {name: rescaled(sums, found[f"{arrays[name]['weight']}.factor"]) for name, sums in plan.weights.items()}
     activations = {
-        tensor: ActivationQuantizer(q.spec, found[f"{tensor}.scale"], q.zero_point)
+        tensor: ActivationQuantizer(q.spec, found.get(f"{tensor}.scale", q.scale), q.zero_point)
         for tensor, q in plan.activations.items()
+    }
+    weights = {
+        name: rescaled(sums, found.get(f"{arrays[name]['weight']}.factor", 1.0)) for name, sums in plan.weights.items()
     }
     return replace(
         plan, weights=weights, activations=activations, biases={name: found[arrays[name]["bias"]] for name in names}

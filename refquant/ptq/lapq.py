@@ -15,6 +15,7 @@ factor moves them all; with sums of terms, all scales of a channel; the grids ar
 what the code does to weights in step 4 (a shift of a whole channel, off the grid) is done to biases, by the mean input.
 """
 
+from copy import copy
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -102,7 +103,7 @@ def requantized(w: Array, sums: MultiTerm, factor: NDArray[np.float64] | float) 
 class Surface:
     """The loss as a function of one factor a tensor: `names` are those of nodes (weights), then of tensors read.
 
-    weights, activations: at factor 1.
+    weights, activations: at factor 1.  squares: the weights' scales of least squared error, one term.
     """
 
     def __init__(self, task: Task) -> None:
@@ -111,6 +112,7 @@ class Surface:
         self.weights = {node.name: task.encode(node) for node in nodes}
         self.activations = dict(task.activations)
         self.means = {node.name: mean_patch(task, node) for node in nodes}
+        self.squares = {node.name: least(task, node, 2.0) for node in nodes}
         self.names = [*self.weights, *self.activations]
 
     def bias(self, node: Node, sums: MultiTerm) -> NDArray[np.float32]:
@@ -151,19 +153,20 @@ def _best(x: Array, q: ActivationQuantizer, p: float) -> NDArray[np.float64]:
     return solve_scale(values, spec=spec, objective="power", p=p, tol=TOLERANCE, zero_point=q.zero_point).value
 
 
+def least(task: Task, node: Node, p: float) -> NDArray[np.float64]:
+    """The scales of least |error|^p of a weight, one term."""
+    return solve_scale(task.weight(node), spec=task.weight_spec, objective="power", p=p, tol=TOLERANCE).value
+
+
 def fitted(surface: Surface, p: float) -> Surface:
     """The surface whose factors 1 are s(p); every term of a channel is scaled as its one-term optimum is from p = 2."""
-    task, other = surface.task, Surface.__new__(Surface)
-    vars(other).update(vars(surface))
-
-    def best(node: Node, power: float) -> NDArray[np.float64]:
-        spec = task.weight_spec
-        return solve_scale(task.weight(node), spec=spec, objective="power", p=power, tol=TOLERANCE).value
-
-    other.weights = {}
-    for node in task.graph.linear_nodes:
-        sums = surface.weights[node.name]
-        other.weights[node.name] = requantized(task.weight(node), sums, best(node, p) / best(node, 2.0))
+    task, other = surface.task, copy(surface)
+    other.weights = {
+        node.name: requantized(
+            task.weight(node), surface.weights[node.name], least(task, node, p) / surface.squares[node.name]
+        )
+        for node in task.graph.linear_nodes
+    }
     other.activations = {
         tensor: ActivationQuantizer(q.spec, np.asarray(_best(task.trace[tensor], q, p), np.float32), q.zero_point)
         for tensor, q in surface.activations.items()

@@ -15,6 +15,7 @@ Source: Nagel et al. 2020 (AdaRound, arXiv 2004.10568), equations 22 to 24.
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +24,7 @@ from ..net.op import Array, Attr, Attrs, Op, Param, Params, Point, Rule, Slot, T
 from ..quant.granularity import Granularity
 from ..quant.multiterm import MultiTerm
 
-__all__ = ["SOFT_ROUND", "SoftWeight", "regularizer", "soften", "softness"]
+__all__ = ["SOFT_ROUND", "LastTerm", "SoftWeight", "last_term", "regularizer", "soften", "softness", "with_last"]
 
 STRETCH, SHIFT = np.float32(1.2), np.float32(0.1)
 """zeta - gamma and -gamma, with zeta = 1.1 and gamma = -0.1."""
@@ -124,6 +125,56 @@ SOFT_ROUND = Op(
 # ---- weights --------------------------------------------------------------------------------------------------
 
 
+class LastTerm(NamedTuple):
+    """The last terms in use of a sum: what the terms before add up to, scales, the ends of the codes' grid."""
+
+    base: NDArray[np.float64]
+    scale: Array
+    low: NDArray[np.int64]
+    high: NDArray[np.int64]
+
+
+def _places(sums: MultiTerm) -> NDArray[np.bool_]:
+    """Which element's code is of the last term in use, shape (T, *x.shape)."""
+    spread = sums.specs[0].granularity.spread(sums.counts, sums.shape)
+    at = np.arange(1, sums.terms + 1).reshape(-1, *(1,) * len(sums.shape)) == spread
+    return np.asarray(np.broadcast_to(at, sums.codes.shape))
+
+
+def last_term(sums: MultiTerm) -> LastTerm:
+    """What there is to know of the last terms of an encoding.
+
+    >>> from ..quant.spec import QuantSpec
+    >>> one = MultiTerm(np.array([[3, -3]]), np.array([0.5]), (QuantSpec(3),), np.array(1))
+    >>> last_term(one).high.tolist()
+    [3, 3]
+    """
+    last, spread = _places(sums), sums.specs[0].granularity.spread
+    products = [q * spread(s, sums.shape).astype(np.float64) for q, s in zip(sums.codes, sums.scales, strict=True)]
+    base = np.where(last, 0.0, products).sum(axis=0)  # codes beyond the last term are 0
+    scale = np.take_along_axis(sums.scales, sums.counts[None] - 1, axis=0)[0]
+    low, high = (
+        np.where(last, np.array(ends).reshape(-1, *(1,) * len(sums.shape)), 0).sum(axis=0)
+        for ends in ([spec.qmin for spec in sums.specs], [spec.qmax for spec in sums.specs])
+    )
+    return LastTerm(base, scale, low, high)
+
+
+def with_last(sums: MultiTerm, codes: Array, scale: Array | None = None) -> MultiTerm:
+    """The sum with these codes in its last terms, and scales, if given.
+
+    >>> from ..quant.spec import QuantSpec
+    >>> one = MultiTerm(np.array([[3, -3]]), np.array([0.5]), (QuantSpec(3),), np.array(1))
+    >>> with_last(one, np.array([1.0, 2.0]), np.array(0.25)).decode().tolist()
+    [0.25, 0.5]
+    """
+    new = np.where(_places(sums), codes.astype(sums.codes.dtype), sums.codes)
+    if scale is None:
+        return replace(sums, codes=new)
+    at = np.arange(1, sums.terms + 1).reshape(-1, *(1,) * sums.counts.ndim) == sums.counts
+    return replace(sums, codes=new, scales=np.where(at, scale.astype(sums.scales.dtype), sums.scales))
+
+
 @dataclass(frozen=True, eq=False)
 class SoftWeight:
     """A sum of terms whose last codes in use are open: base, floor (codes), scale (of the last term), and first v."""
@@ -136,21 +187,7 @@ class SoftWeight:
 
     def harden(self, v: Array, scale: Array | None = None) -> MultiTerm:
         """The sum with codes floor + (v >= 0) in the last term, and its scale replaced if one is given."""
-        last = _last(self.sums)
-        codes = np.where(last, (self.floor + (v >= 0)).astype(self.sums.codes.dtype), self.sums.codes)
-        if scale is None:
-            return replace(self.sums, codes=codes)
-        places = np.arange(1, self.sums.terms + 1).reshape(-1, *(1,) * self.sums.counts.ndim) == self.sums.counts
-        return replace(
-            self.sums, codes=codes, scales=np.where(places, scale.astype(self.sums.scales.dtype), self.sums.scales)
-        )
-
-
-def _last(sums: MultiTerm) -> NDArray[np.bool_]:
-    """Which element's code is of the last term in use, shape (T, *x.shape)."""
-    spread = sums.specs[0].granularity.spread(sums.counts, sums.shape)
-    at = np.arange(1, sums.terms + 1).reshape(-1, *(1,) * len(sums.shape)) == spread
-    return np.asarray(np.broadcast_to(at, sums.codes.shape))
+        return with_last(self.sums, self.floor + (v >= 0), scale)
 
 
 def soften(w: Array, sums: MultiTerm) -> SoftWeight:
@@ -163,18 +200,9 @@ def soften(w: Array, sums: MultiTerm) -> SoftWeight:
     >>> bool(np.abs(soft.base + soft.scale * (soft.floor + softness(soft.start)[0]) - w).max() < 1e-6)
     True
     """
-    last, spread = _last(sums), sums.specs[0].granularity.spread
-    before = np.cumsum(last[::-1], axis=0)[::-1].astype(bool) & ~last
-    products = [q * spread(s, sums.shape).astype(np.float64) for q, s in zip(sums.codes, sums.scales, strict=True)]
-    base = np.where(before, products, 0.0).sum(axis=0)
-    scale = np.take_along_axis(sums.scales, sums.counts[None] - 1, axis=0)[0]
-    low, high = (
-        np.where(last, np.array(ends).reshape(-1, *(1,) * len(sums.shape)), 0).sum(axis=0)
-        for ends in ([spec.qmin for spec in sums.specs], [spec.qmax for spec in sums.specs])
-    )
-    r = (w - base) / spread(scale, sums.shape).astype(np.float64)
-    floor = np.clip(np.floor(r), low, high - 1)
+    last = last_term(sums)
+    r = (w - last.base) / sums.specs[0].granularity.spread(last.scale, sums.shape).astype(np.float64)
+    floor = np.clip(np.floor(r), last.low, last.high - 1)
     start = hardness(np.clip(r - floor, MARGIN, 1 - MARGIN))
-    return SoftWeight(
-        sums, base.astype(np.float32), floor.astype(np.float32), scale.astype(np.float32), start.astype(np.float32)
-    )
+    parts = (last.base, floor, last.scale, start)
+    return SoftWeight(sums, *(part.astype(np.float32) for part in parts))
