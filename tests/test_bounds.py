@@ -304,6 +304,13 @@ def test_norm_bounds_of_matrices_are_above_and_close(seed: int, m: int, n: int, 
     assert float(norm_bound(np.zeros((m, n)))) == 0
 
 
+@pytest.mark.parametrize("factor", [0.0, 0.5, 0.99])
+def test_a_wrong_guess_of_a_norm_does_no_harm(factor: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    A, honest = np.diag([3.0, 2.0, 1.0]) + 0.1, np.linalg.eigvalsh
+    monkeypatch.setattr(np.linalg, "eigvalsh", lambda G: factor * honest(G))
+    assert float(norm_bound(A)) >= np.linalg.norm(A, 2)
+
+
 def matrix_of(attrs: Mapping[str, Any], weight: Reals, shape: tuple[int, ...]) -> Reals:
     """A convolution as a matrix, column by column."""
     unit = np.eye(int(np.prod(shape))).reshape(-1, *shape)

@@ -13,7 +13,7 @@ sum |u| r, but with probability delta.  For subtractive dither that is a theorem
 quantizers do, it is a model.
 
 Float64 roundings: an L^T u that is off by delta leaves delta e_in, at most gamma |u| |L| |e_in|; so each step's own
-enclosure pays for it.
+enclosure pays for it, as it does where forms that come back from several readers are added up.
 
 Proofs: proofs/08_bounds.py.
 """
@@ -24,7 +24,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from .box import Box, around, certain
+from .box import Box, around, certain, point
 from .difference import Enclosure
 from .rounding_error import gamma
 
@@ -61,6 +61,10 @@ class _Sum:
         self.radius += np.matmul(np.abs(U), r * (1 + gamma(U.shape[2] + 8)) + slip)[:, :, 0]
         self.count += U.shape[2] + 8
 
+    def slip(self, u: Reals, e: Box) -> None:
+        """A rounding of every element of a form of errors e."""
+        self.add(u, point(np.zeros_like(e.low)), gamma(1) * e.magnitude)
+
     def box(self, failure: float) -> Box:
         """All values that the sum may have; with chance, but with this probability."""
         n = gamma(self.count)
@@ -85,21 +89,22 @@ def bound_forms(found: Enclosure, value: str, u: Reals, failure: float | None = 
 def _forms(found: Enclosure, value: str, u: Reals, failure: float | None) -> Box:
     N, K = u.shape[:2]
     total, forms = _Sum(N, K, failure is not None), {value: u}
-    merged = gamma(len(found.network.steps) + 8)  # forms that come from several readers are added up
     with np.errstate(invalid="ignore", over="ignore"):
         for step in reversed(found.network.steps):
             if step.name not in forms:
                 continue
             v, piece, e = forms.pop(step.name), found.pieces[step.name], found.errors[step.name]
             if piece.ends:
-                total.add(v, e, merged * e.magnitude)
+                total.add(v, e)
                 continue
-            slip = gamma(piece.returns + 8) * piece.spread + merged * e.magnitude
-            total.add(v, piece.rest, slip, piece.noise)
+            total.add(v, piece.rest, gamma(piece.returns + 8) * piece.spread, piece.noise)
             for name, part in zip(step.inputs, piece.pull(v), strict=True):
-                forms[name] = forms[name] + part if name in forms else part
+                if name in forms:
+                    part = forms[name] + part
+                    total.slip(part, found.errors[name])
+                forms[name] = part
         for name, v in forms.items():  # the input
-            total.add(v, found.errors[name], merged * found.errors[name].magnitude)
+            total.add(v, found.errors[name])
         return total.box(failure or 1.0)
 
 
