@@ -237,13 +237,13 @@ def test_scatter_by_hand() -> None:
 def test_the_theorems_ratio(name: str) -> None:
     graph, x = rq.load_network(name), rq.load_data("fashion-mnist").test.x[:24]
     ratios = {
-        size: theorem_ratio(graph, x, uniform_perturbation(graph, size, np.random.default_rng(3)))
-        for size in (1e-6, 1e-4, 0.3)
+        size: np.array(theorem_ratio(graph, x, uniform_perturbation(graph, size, np.random.default_rng(3))))
+        for size in (1e-8, 1e-6, 0.3)
     }
-    assert np.abs(np.array(ratios[1e-6]) - 1).max() <= 0.01
-    assert np.abs(np.array(ratios[1e-6]) - 1).max() <= np.abs(np.array(ratios[0.3]) - 1).max() / 10
-    assert np.abs(np.array(ratios[1e-4]) - 1).max() <= 0.05
-    assert abs(ratios[0.3].output_over_weights - 1) > 0.2
+    assert abs(ratios[1e-8][0] - 1) <= 1e-6  # KL, quadratic in it, is lost in rounding there
+    assert abs(ratios[1e-6][1] - 1) <= 1e-3
+    assert np.abs(ratios[1e-6] - 1).max() <= 0.02  # background of the cnn lies within that of a ReLU's kink
+    assert abs(ratios[0.3][0] - 1) > 0.2
 
 
 def test_nothing_moves() -> None:
