@@ -141,7 +141,9 @@ def test_a_tensor_that_two_layers_read_has_one_range() -> None:
 # ---- para-normalization ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.guarantee("Para-normalization without new moments changes nothing; with them it restores them", "sampled")
+@pytest.mark.guarantee(
+    "Para-normalization without new moments changes nothing; with them it restores them", kind="sampled"
+)
 def test_without_new_moments_nothing_changes_and_with_them_they_are_restored() -> None:
     task = small((3, 4))
     plan = nearest_plan(task)
@@ -187,7 +189,9 @@ def choices() -> tuple[Task, list[QuantPlan]]:
 
 
 @pytest.mark.parametrize("budget", [0.45, 0.6, 0.8, 1.0])
-@pytest.mark.guarantee("The bits chosen by programme are those of the exhaustive search over all layers", "sampled")
+@pytest.mark.guarantee(
+    "The bits chosen by programme are those of the exhaustive search over all layers", kind="sampled"
+)
 def test_the_programme_is_the_exhaustive_search(choices: tuple[Task, list[QuantPlan]], budget: float) -> None:
     task, plans = choices
     table, cost = sensitivities(task, plans), weight_bits(plans)

@@ -28,7 +28,17 @@ from ..net.ops_quantize import FAKE_QUANTIZE_RANGE
 from ..net.plan import ActivationQuantizer, QuantPlan
 from ..net.wiring import Through
 from .parts import Part, parts_of
-from .reconstruct import Relaxed, Variable, power_loss, prefix, read_activations, reconstruct
+from .reconstruct import (
+    Keep,
+    Relaxed,
+    Variable,
+    forget,
+    part_by_part,
+    power_loss,
+    prefix,
+    read_activations,
+    reconstruct,
+)
 from .straight import STRAIGHT_ROUND, RealWeight, free
 from .task import Task
 
@@ -86,13 +96,20 @@ def _layer(task: Task, name: str, real: RealWeight) -> Relaxed:
 
 
 def adaquant(
-    task: Task, *, sequential: bool = True, through_relu: bool = False, steps: int = 600, batch: int = 50
+    task: Task,
+    *,
+    sequential: bool = True,
+    through_relu: bool = False,
+    steps: int = 600,
+    batch: int = 50,
+    done: QuantPlan | None = None,
+    keep: Keep = forget,
 ) -> QuantPlan:
     """The plan that AdaQuant finds, without labels.
 
     sequential: layers see what the quantized ones before them give, else the float network's tensors (the form to
     choose bits from: `mixed`).  through_relu: errors are compared behind a Relu that alone reads the layer, as the
-    released code has it.  steps, batch: of Adam, a layer.
+    released code has it.  steps, batch: of Adam, a layer.  done, keep: as in `part_by_part`.
 
     >>> from ..zoo import load_data, load_network
     >>> from .task import make_task
@@ -101,30 +118,31 @@ def adaquant(
     >>> sorted(plan.biases), sorted(plan.activations)
     (['gemm1', 'gemm2', 'gemm3'], ['flatten1', 'relu1', 'relu2'])
     """
-    plan = QuantPlan()
-    for closed in parts_of(task.graph, "layer"):
-        (name,) = closed.layers
-        part = closed if through_relu else Part(closed.input, name, closed.layers)
-        node = task.graph.node(name)
-        real = free(task.weight(node), task.encode(node))
-        quantizers: Mapping[str, ActivationQuantizer] = {**task.activations, **plan.activations}
-        relaxed = _layer(task, name, real)
-        if part.input in plan.activations:
-            relaxed |= read_activations({part.input: quantizers[part.input]})
-        elif part.input in quantizers:
-            relaxed |= read_range(part.input, quantizers[part.input])
+
+    def step(own: Task, part: Part, plan: QuantPlan) -> QuantPlan:
+        (name,) = part.layers
+        node, tensor = own.graph.node(name), part.input
+        real = free(own.weight(node), own.encode(node))
+        relaxed = _layer(own, name, real)
+        if tensor in plan.activations:
+            relaxed |= read_activations({tensor: plan.activations[tensor]})
+        elif tensor in own.activations:
+            relaxed |= read_range(tensor, own.activations[tensor])
         found = reconstruct(
-            task,
+            own,
             part,
-            prefix(task, plan, part.input) if sequential else task.trace[part.input],
+            prefix(own, plan, tensor) if sequential else own.trace[tensor],
             relaxed,
-            power_loss(task.trace[part.output]),
+            power_loss(own.trace[part.output]),
             steps=steps,
             batch=batch,
             schedule="cosine",
         )
-        plan = _with_layer(task, plan, part, real, found)
-    return plan
+        return _with_layer(own, plan, part, real, found)
+
+    closed = parts_of(task.graph, "layer")
+    parts = closed if through_relu else [Part(part.input, part.layers[0], part.layers) for part in closed]
+    return part_by_part(task, parts, step, done=done, keep=keep)
 
 
 def _with_layer(task: Task, plan: QuantPlan, part: Part, real: RealWeight, found: Mapping[str, Array]) -> QuantPlan:

@@ -37,7 +37,18 @@ from ..quant.multiterm import MultiTerm
 from ..quant.quantizer import fake_quantize
 from ..quant.ranges import range_parameters
 from .parts import Part, parts_of
-from .reconstruct import Relaxed, Variable, power_loss, prefix, read_activations, reconstruct, with_scales
+from .reconstruct import (
+    Keep,
+    Relaxed,
+    Variable,
+    forget,
+    part_by_part,
+    power_loss,
+    prefix,
+    read_activations,
+    reconstruct,
+    with_scales,
+)
 from .soft import SOFT_ROUND, SoftWeight, regularizer, soften
 from .task import Task
 
@@ -239,12 +250,15 @@ def brecq(
     scale_steps: int = 300,
     batch: int = 32,
     weight: float = 0.1,
+    done: QuantPlan | None = None,
+    keep: Keep = forget,
 ) -> QuantPlan:
     """The plan that BRECQ finds: codes learned part by part with float activations, then activation scales.
 
     granularity: of the parts, "layer" (AdaRound's), "block", "stage" or "network".  weighting: of squared errors, a
     name of `WEIGHTINGS`; only "fisher" uses labels.  steps, scale_steps: of Adam, a part, for codes and for scales of
-    activations.  batch: images a step.  weight: lambda.  With `task.terms` the codes of each last term are learned.
+    activations.  batch: images a step.  weight: lambda.  done, keep: of weights, as in `part_by_part`.  With
+    `task.terms` the codes of each last term are learned.
 
     Raises ArgumentError for unknown names.
 
@@ -256,16 +270,25 @@ def brecq(
     (['gemm1', 'gemm2', 'gemm3'], [-2, -1, 0, 1])
     """
     weigh, parts = WEIGHTINGS[one_of(weighting, WEIGHTINGS, "weighting", "brecq")], parts_of(task.graph, granularity)
-    plan = QuantPlan()
-    for part in parts:
-        squares = weigh(task, part, plan)
-        hard, _ = learn_codes(task, part, plan, weights=squares, steps=steps, batch=batch, weight=weight)
-        plan = replace(plan, weights={**plan.weights, **hard})
+
+    def step(own: Task, part: Part, plan: QuantPlan) -> QuantPlan:
+        squares = weigh(own, part, plan)
+        hard, _ = learn_codes(own, part, plan, weights=squares, steps=steps, batch=batch, weight=weight)
+        return replace(plan, weights={**plan.weights, **hard})
+
+    plan = part_by_part(task, parts, step, done=done, keep=keep)
     return _learn_activations(task, parts, plan, scale_steps, batch) if task.activations else plan
 
 
 def blockwise(
-    task: Task, *, granularity: str = "block", steps: int = 1500, batch: int = 32, weight: float = 0.1
+    task: Task,
+    *,
+    granularity: str = "block",
+    steps: int = 1500,
+    batch: int = 32,
+    weight: float = 0.1,
+    done: QuantPlan | None = None,
+    keep: Keep = forget,
 ) -> QuantPlan:
     """The plan found part by part with codes, scales of weights and scales of activations learned together.
 
@@ -273,11 +296,11 @@ def blockwise(
     errors, are those of `brecq`.
     """
     quantizers = shrunk(task, task.trace)
-    plan = QuantPlan()
-    for part in parts_of(task.graph, granularity):
-        reads = _reads(task, part, quantizers)
+
+    def step(own: Task, part: Part, plan: QuantPlan) -> QuantPlan:
+        reads = _reads(own, part, {**quantizers, **plan.activations})
         hard, found = learn_codes(
-            task,
+            own,
             part,
             plan,
             reads=read_activations(reads, SCALE_RATE),
@@ -286,7 +309,7 @@ def blockwise(
             weight=weight,
             scale_rate=SCALE_RATE,
         )
-        plan = replace(
-            plan, weights={**plan.weights, **hard}, activations={**plan.activations, **_rescaled(reads, found)}
-        )
-    return plan
+        activations = {**plan.activations, **_rescaled(reads, found)}
+        return replace(plan, weights={**plan.weights, **hard}, activations=activations)
+
+    return part_by_part(task, parts_of(task.graph, granularity), step, done=done, keep=keep)

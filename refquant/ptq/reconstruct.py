@@ -7,7 +7,8 @@ move, and how far at a time: a `Variable` is moved in units of its own, such as 
 a learning rate means the same for every tensor of every network.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -26,7 +27,17 @@ from ..net.wiring import Through
 from .parts import Part
 from .task import Task, minibatches
 
-__all__ = ["Relaxed", "Variable", "power_loss", "prefix", "read_activations", "reconstruct", "with_scales"]
+__all__ = [
+    "Keep",
+    "Relaxed",
+    "Variable",
+    "part_by_part",
+    "power_loss",
+    "prefix",
+    "read_activations",
+    "reconstruct",
+    "with_scales",
+]
 
 Objective = Callable[[Array, NDArray[np.int64]], Loss]
 """From a part's output for some images, and which images these are, to a loss."""
@@ -147,3 +158,36 @@ def prefix(task: Task, plan: QuantPlan, tensor: str) -> Array:
     if not plan.weights and not plan.activations:
         return task.trace[tensor]
     return np.asarray(forward(task.graph, task.images, plan, mode="fake", trace=True)[1][tensor])
+
+
+# ---- part by part ---------------------------------------------------------------------------------------------
+
+Keep = Callable[[QuantPlan], object]
+"""Called with the plan so far, after each part: to store it, so that a longer run can go on from there."""
+
+
+def forget(plan: QuantPlan) -> None:
+    """Nothing: the plan so far is not kept."""
+
+
+def part_by_part(
+    task: Task,
+    parts: Sequence[Part],
+    step: Callable[[Task, Part, QuantPlan], QuantPlan],
+    *,
+    done: QuantPlan | None = None,
+    keep: Keep = forget,
+) -> QuantPlan:
+    """The plan after all parts, each added by `step` to the plan of those before it.
+
+    done: the plan of an earlier run of the same task that was broken off; parts whose weights it has are left as they
+    are.  Each part draws random numbers of its own (a child of `task.rng`), so the result is that of an unbroken run.
+    """
+    plan = done or QuantPlan()
+    for part, rng in zip(parts, task.rng.spawn(len(parts)), strict=True):
+        if not set(part.layers) <= set(plan.weights):
+            own = copy(task)  # with the tensors that it has made already, where `replace` would make them again
+            vars(own).update(rng=rng)
+            plan = step(own, part, plan)
+            keep(plan)
+    return plan
