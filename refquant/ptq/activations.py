@@ -20,6 +20,8 @@ __all__ = ["SAMPLE", "with_activations", "with_least_error"]
 SAMPLE = 2**14
 """About how many values of a tensor a scale is found from."""
 
+MOST_BITS = 8
+
 
 def with_activations(task: Task, activations: Mapping[str, ActivationQuantizer]) -> Task:
     """The same task with these quantizers of activations; what the float network makes is not made again."""
@@ -41,9 +43,14 @@ def sample(x: NDArray[Any]) -> NDArray[Any]:
 
 
 def with_least_error(task: Task) -> Task:
-    """The task with each activation's scale and zero point of least squared error on the float network's tensors."""
-    found = {}
+    """The task with each activation's scale and zero point of least squared error on the float network's tensors.
+
+    Those of more than `MOST_BITS` bits stay as observed: there, what a range leaves out costs more than it saves.
+    """
+    found = dict(task.activations)
     for tensor, q in task.activations.items():
+        if q.spec.bits > MOST_BITS:
+            continue
         spec = replace(q.spec, quotient="exact", overflow="saturate", zero_point_order="after")
         best = solve_scale(sample(task.trace[tensor]), spec=spec, zero_point=None, tol=1e-6)
         found[tensor] = ActivationQuantizer(q.spec, best.value.astype(np.float32), np.asarray(best.zero_point))

@@ -15,14 +15,20 @@ from ..net.plan import QuantPlan
 from ..quant.granularity import Granularity, PerChannel
 from ..quant.integer_spec import IntegerSpec
 from ..quant.spec import QuantSpec
+from .adaquant import adaquant
+from .bias_correction import correct_biases
 from .brecq import blockwise, brecq
 from .distill import blockwise_distilled
+from .equalize import on_equalized
 from .integer import integer_plan
 from .lapq import lapq
+from .lossless import on_axis
+from .multipoint import multipoint
 from .multiterms import Axis, build_axis
+from .sequential import FORMS, sequential
 from .task import Progress, Task, make_task, silent
 
-__all__ = ["ENCODINGS", "METHODS", "Calibrated", "Method", "calibrate", "quantize_network"]
+__all__ = ["BUDGETED", "ENCODINGS", "METHODS", "Calibrated", "Method", "calibrate", "quantize_network", "run_method"]
 
 ENCODINGS: dict[str, tuple[str, str]] = {  # name -> encoding of terms: rounding to nearest, directed rounding
     "certified": ("joint", "greedy"),
@@ -101,14 +107,38 @@ def _encoded(method: str, task: Task) -> QuantPlan:
     return axis.plan(axis.allocate(task.budget or 1.0).value)
 
 
+def _bias_corrected(task: Task) -> QuantPlan:
+    """Each weight encoded alone, then biases corrected by calibration images."""
+    return correct_biases(task, QuantPlan({n.name: task.encode(n) for n in task.graph.linear_nodes}, task.activations))
+
+
+def _equalized(task: Task) -> QuantPlan:
+    """Channels equalized, each weight encoded alone, then biases corrected; activations have one term."""
+    return on_equalized(replace(task, starts={}), _bias_corrected)
+
+
 METHODS: dict[str, Method] = {
     **{name: partial(_encoded, name) for name in ENCODINGS},
     "lapq": lapq,
+    "adaquant": adaquant,
+    "bias-corrected": _bias_corrected,
+    "equalized": _equalized,
+    "multipoint": multipoint,
+    **{form: partial(sequential, form=form) for form in FORMS},
     "brecq": brecq,
     "blockwise": blockwise,
     "blockwise-distilled": blockwise_distilled,
 }
 """name -> the method: from a task to a plan."""
+
+BUDGETED = (*ENCODINGS, "multipoint")
+"""Those that spend a budget themselves; for the others `lossless.on_axis` places the terms first."""
+
+
+def run_method(method: str, task: Task) -> QuantPlan:
+    """The plan of a method, under the task's budget if it has one."""
+    run = METHODS[method]
+    return run(task) if method in BUDGETED else on_axis(run)(task)
 
 
 def quantize_network(
@@ -159,7 +189,7 @@ def quantize_network(
         progress=progress or silent,
     )
     if integer is None:
-        return METHODS[method](task)
+        return run_method(method, task)
     if budget is not None or bits[1] is None or method not in ENCODINGS:
         got = f"budget={budget}, activation bits {bits[1]}, method={method!r}"
         should = f"None, 2 to 16, one of {', '.join(ENCODINGS)}"

@@ -65,7 +65,7 @@ class Axis:
     costs: Array  # (items, counts): bit operations, relative to one term throughout
 
     def plan(self, counts: NDArray[np.int64]) -> QuantPlan:
-        """The plan with these counts (1..MOST_TERMS, one an item)."""
+        """The plan with these counts (1..most, one an item)."""
         weights = {}
         for name, encodings in self.encodings.items():
             chosen = counts[self.items[name]]
@@ -103,8 +103,9 @@ def build_axis(
     spec: QuantSpec,
     method: str,
     progress: Progress | None = None,
+    most: int = MOST_TERMS,
 ) -> Axis:
-    """Encode every layer with 1..MOST_TERMS terms and tabulate what each count costs and errs.
+    """Encode every layer with 1..`most` terms and tabulate what each count costs and errs.
 
     graph: batch norms folded.  x: calibration images, trace: the float tensors they make.
     """
@@ -115,10 +116,10 @@ def build_axis(
     work = macs(graph)
     total = sum(work.values())
     logits = trace[graph.output].astype(np.float64)
-    counts = np.arange(1, MOST_TERMS + 1)
+    counts = np.arange(1, most + 1)
     for done, node in enumerate(graph.linear_nodes):
         weight = graph.param(node, "weight")
-        encodings[node.name] = encode_each(weight, spec=spec, terms=MOST_TERMS, method=method)
+        encodings[node.name] = encode_each(weight, spec=spec, terms=most, method=method)
         C = second_moment(node, trace[node.inputs[0]])
         table = np.stack([output_errors(e.decode() - weight, C) for e in encodings[node.name]], axis=1)
         rate = _sensitivity(graph, x, logits, node.name, encodings[node.name][0], float(table[:, 0].sum()))

@@ -62,7 +62,8 @@ class Task:
     weights, and of activations (None: float).  granularity: of weights' scales.  observer: a name of
     `observe.RANGES`.  budget: bit operations at most, relative to one term throughout; None: one term.  terms: by
     node, how many terms the weight has, one number or an array of the granularity's parameter shape; 1 where nothing
-    is said.  rng: for methods that draw random numbers.
+    is said; starts: the encodings in these terms, by node, where they are known already.  rng: for methods that draw
+    random numbers.
     """
 
     graph: Graph
@@ -74,6 +75,7 @@ class Task:
     observer: str = "minmax"
     budget: float | None = None
     terms: Mapping[str, NDArray[np.int64] | int] = field(default_factory=dict)
+    starts: Mapping[str, MultiTerm] = field(default_factory=dict)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(0))
     progress: Progress = silent
 
@@ -112,6 +114,8 @@ class Task:
 
         method: of `solve.terms.encode_terms`.
         """
+        if node.name in self.starts:
+            return self.starts[node.name]
         counts = np.asarray(self.terms.get(node.name, 1))
         each = encode_each(self.weight(node), spec=self.weight_spec, terms=int(counts.max()), method=method)
         return with_counts(each, counts)

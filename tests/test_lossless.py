@@ -1,0 +1,175 @@
+"""Methods on the complexity axis: budgets, exact counts, activation terms, and the levels of lossless."""
+
+from itertools import product
+
+import numpy as np
+import pytest
+
+import refquant as rq
+from refquant.ptq.complexity import complexity
+from refquant.ptq.lossless import (
+    LEVELS,
+    Places,
+    digits,
+    find_places,
+    first_reached,
+    lossless_levels,
+    on_axis,
+    paired_interval,
+)
+from refquant.ptq.methods import BUDGETED, METHODS
+from refquant.ptq.sequential import sequential
+from refquant.ptq.task import make_task
+
+DATA = rq.load_data("fashion-mnist")
+HELD = DATA.calibration.x[512:]
+
+
+@pytest.fixture(scope="module")
+def places() -> Places:
+    return find_places(make_task(rq.load_network("mlp"), DATA.calibration.x[:128], bits=(2, 3)), weight_terms=2)
+
+
+def operations(plan: rq.QuantPlan) -> int:
+    return complexity(rq.load_network("mlp"), plan).bit_operations
+
+
+def test_budgets_are_kept_and_counted_as_complexity_counts(places: Places) -> None:
+    single = operations(sequential(places.placed(places.place(1.0)), "gpfq"))
+    errors = []
+    for budget in (1.0, 1.3, 2.0, 3.0):
+        placement = places.place(budget)
+        spent = operations(sequential(places.placed(placement), "gpfq")) / single
+        # a layer's operations are rounded to integers, of millions
+        assert spent == pytest.approx(placement.operations, rel=1e-6)
+        assert spent <= budget * (1 + 1e-6)
+        errors.append(placement.error)
+    assert errors == sorted(errors, reverse=True)
+    assert max(places.place(3.0).activations.values()) > 1
+
+
+@pytest.mark.guarantee(
+    "Counts for weights and activations together are nearly the best of all activation counts", kind="checked"
+)
+def test_counts_are_nearly_the_best_of_all_activation_terms(places: Places) -> None:
+    """Brute force over 3^3 activation counts, channels exactly allocated for each."""
+    for budget in (1.5, 3.0):
+        best = np.inf
+        for terms in product((1, 2, 3), repeat=3):
+            try:
+                best = min(best, places.given(dict(zip(places.readers, terms, strict=True)), budget).error)
+            except rq.ArgumentError:
+                continue
+        found = places.place(budget).error
+        assert found >= best * (1 - 1e-3)  # allocations stop at a relative gap of 1e-4
+        assert found <= best * 1.03  # of the front, 48 points compete
+
+
+def test_placed_tasks_start_from_sums_that_are_known(places: Places) -> None:
+    placement = places.place(2.0)
+    task = places.placed(placement)
+    for node in task.graph.linear_nodes:
+        start = task.encode(node)
+        assert np.array_equal(start.counts, placement.weights[node.name])
+        fresh = make_task(rq.load_network("mlp"), DATA.calibration.x[:4], bits=(2, 3))
+        again = rq.MultiTerm.decode(start)
+        assert again.shape == fresh.weight(node).shape
+    assert task.trace is places.task.trace
+
+
+@pytest.mark.guarantee("Activation terms are digits of one code, exactly", kind="exhaustive")
+@pytest.mark.parametrize(("bits", "terms"), [(2, 3), (3, 2), (4, 2), (8, 1)])
+def test_activation_terms_are_digits_of_one_code(bits: int, terms: int) -> None:
+    codes = np.arange(2 ** (bits * terms))
+    q = digits(codes, bits, terms)
+    assert q.min() == 0
+    assert q.max() == 2**bits - 1
+    weights = 2 ** (bits * np.arange(terms)[::-1])
+    assert np.array_equal(weights @ q, codes)
+
+
+def test_more_terms_of_activations_err_less(places: Places) -> None:
+    """By about 4^b a term: the model that the tables use, within a factor of 3."""
+    task = places.task
+    images = task.images
+    reference = rq.forward(task.graph, images).astype(float)
+    for tensor in places.readers:
+        errors = []
+        for quantizers in places.quantizers[:2]:
+            plan = rq.QuantPlan(activations={tensor: quantizers[tensor]})
+            errors.append(float(np.mean((rq.forward(task.graph, images, plan, mode="fake") - reference) ** 2)))
+        assert 4**3 / 3 < errors[0] / errors[1] < 4**3 * 3
+
+
+@pytest.mark.parametrize("method", ["absmax", "equalized", "multipoint", "gpfq"])
+def test_methods_take_a_budget(method: str) -> None:
+    """Those that train take minutes and have tests of their own; the door is the same for all."""
+    images = DATA.calibration.x[:32]
+    plans = {
+        budget: rq.quantize_network(rq.load_network("mlp"), images, method=method, bits=(2, 8), budget=budget)
+        for budget in (None, 1.5)
+    }
+    assert operations(plans[1.5]) <= 1.5 * operations(plans[None]) * (1 + 1e-6)
+    assert operations(plans[1.5]) > 1.4 * operations(plans[None])
+    graph = rq.load_network("mlp")
+    reference = rq.forward(graph, HELD)
+    kept = {
+        budget: np.mean(rq.forward(graph, HELD, plan, mode="fake").argmax(axis=1) == reference.argmax(axis=1))
+        for budget, plan in plans.items()
+    }
+    assert kept[1.5] > kept[None] - 0.01
+    assert set(BUDGETED) <= set(METHODS)
+
+
+def test_on_axis_without_a_budget_is_the_method_itself() -> None:
+    task = make_task(rq.load_network("mlp"), DATA.calibration.x[:8])
+    seen = []
+
+    def method(given: object) -> rq.QuantPlan:
+        seen.append(given)
+        return rq.QuantPlan()
+
+    on_axis(method)(task)
+    assert seen == [task]
+
+
+def test_bad_budgets_are_refused(places: Places) -> None:
+    for budget in (0.5, np.inf, np.nan):
+        with pytest.raises(rq.ArgumentError, match="at least 1"):
+            places.place(budget)
+
+
+# ---- levels ---------------------------------------------------------------------------------------------------
+
+
+def test_levels_are_told_apart() -> None:
+    rng = np.random.default_rng(0)
+    z = rng.normal(size=(4000, 10))
+    y = np.where(rng.random(4000) < 0.9, z.argmax(axis=1), rng.integers(10, size=4000))
+    moved = z.copy()
+    moved[0, z[0].argmin()] = 99.0  # one class of 4,000
+    assert lossless_levels(z, z, y) == dict.fromkeys(LEVELS, True)
+    assert lossless_levels(z + 1e-9, z, y) == {"equivalent": True, "class-equal": True, "logits-equal": False}
+    assert lossless_levels(moved, z, y) == {"equivalent": True, "class-equal": False, "logits-equal": False}
+    worse = z.copy()
+    worse[:100] = -z[:100]
+    assert lossless_levels(worse, z, y) == dict.fromkeys(LEVELS, False)
+    few = slice(0, 30)  # too few images to call anything equivalent: absence of evidence
+    assert not lossless_levels(moved[few], z[few], y[few])["equivalent"]
+
+
+def test_paired_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    """2,000 draws of 400 pairs with a true difference of -0.02: 95 % within 5 standard errors of a proportion."""
+    rng = np.random.default_rng(3)
+    held = 0
+    for _ in range(2000):
+        u = rng.random(400)
+        low, high = paired_interval(u < 0.85, (u < 0.84) | (u > 0.97))
+        held += low <= -0.02 <= high
+    assert abs(held / 2000 - 0.95) < 5 * (0.95 * 0.05 / 2000) ** 0.5 + 0.01  # and a point for the normal approximation
+
+
+def test_levels_count_from_where_they_stay() -> None:
+    points = [(1.0, {"a": True, "b": False}), (2.0, {"a": False, "b": False}), (3.0, {"a": True, "b": False})]
+    assert first_reached(points) == {"a": 3.0, "b": None}
+    assert first_reached([]) == {}
