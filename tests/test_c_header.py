@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import refquant as rq
+from refquant.cli import main
 from refquant.conform.c_header import C_OPERATIONS, c_header
 from refquant.conform.packs import Pack, level_one
 
@@ -121,3 +122,13 @@ def test_no_test_is_an_error(pack: Pack) -> None:
         c_header(Pack(1, tuple(t for t in level_one().tests if t.family == "padding"), pack.notes), "onnx@21")
     with pytest.raises(rq.ArgumentError, match="onnx@99"):
         c_header(pack, "onnx@99")
+
+
+def test_the_command_writes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    place = tmp_path / "refquant_tests.h"
+    assert main(["pack", "--header", str(place), "--profile", "onnx@21"]) == 0
+    assert place.read_text() == c_header(level_one(), "onnx@21")
+    assert main(["pack", "--header", str(place)]) == 2
+    assert main(["pack", "--header", str(tmp_path / "no" / "such.h"), "--profile", "onnx@21"]) == 2
+    assert main(["pack", "--header", str(place), "--profile", "onnx@21", "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.count("refquant: error: ") == 3

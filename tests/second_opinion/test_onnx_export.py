@@ -16,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxruntime.capi.onnxruntime_pybind11_state import NotImplemented as NoKernelError
 
 import refquant as rq
+from refquant.cli import main
 from refquant.conform.packs import Pack, level_one
 from refquant.interop import onnx as export
 from refquant.interop.onnx import OnnxCase, onnx_case, write_onnx_cases
@@ -175,6 +176,13 @@ def test_what_onnx_cannot_say_is_left_out_with_its_reason(pack: Pack) -> None:
     asked = next(a for a in by_id.values() if a is not None)
     with pytest.raises(rq.ArgumentError, match=r"onnx@21, onnx@23"):
         onnx_case("x", asked, "pytorch@2")
+
+
+def test_the_command_writes_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pack", "--onnx", str(tmp_path / "cases"), "--profile", "onnx@23"]) == 0
+    assert "left out: no operator" in capsys.readouterr().out
+    assert len(list((tmp_path / "cases").iterdir())) > 150
+    assert main(["pack", "--onnx", str(tmp_path / "cases"), "--profile", "pytorch@2"]) == 2
 
 
 def test_examples_run() -> None:
