@@ -7,7 +7,7 @@ each other (`separate`); what tells two of them apart is the next input to try.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -177,22 +177,18 @@ def _notes(requests: Sequence[Request], base: Sequence[Outputs], got: Sequence[O
     if wrong:
         rest = wrong - ties
         notes.append(
-            f"{ties} of the {wrong} lie exactly on ties of x / scale"
+            f"{ties} of the {wrong} lie exactly on ties"
             + (f"; the other {rest} are certain evidence against every rule that only moves ties" if rest else "")
         )
     return notes
 
 
 def _differ_by_tie(request: Request) -> NDArray[np.bool_]:
-    """Where the quotient, exactly, is k + 1/2: rounding up and down ties gives two codes, off the ends."""
-    spec = request.spec
-    wide = QuantSpec(32, rounding="half_up", nan="zero", granularity=spec.granularity)
-    zero = np.zeros_like(np.asarray(request.inputs["zero_point"]))
-    made = []
-    for mode in ("half_up", "half_down"):
-        asked = Request("quantize", wide, {**request.inputs, "zero_point": zero})
-        made.append(evaluate(asked, {"rounding": mode})["codes"])
-    return np.asarray(made[0] != made[1]).ravel()
+    """Where the quotient, as the spec has it, is a tie: rounding up and rounding down ties part, off the ends."""
+    spec = replace(request.spec, bits=32, signed=True, narrow=False, overflow="saturate", nan="zero")
+    asked = Request("quantize", spec, request.inputs)
+    up, down = (evaluate(asked, {"rounding": mode})["codes"] for mode in ("half_up", "half_down"))
+    return np.asarray(up != down).ravel()
 
 
 # ---- the door -------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..arith.combination import round_combination
-from ..arith.fixedpoint import double_round, quantize_multiplier, single_round
+from ..arith.fixedpoint import quantize_multiplier
 from ..arith.formats import FORMATS
 from ..arith.quotient import QUOTIENTS
 from ..net.integer import SPARE
@@ -299,11 +299,9 @@ def _add_float32(k: Knobs, d: list[Array], s: list[float]) -> Array:
 
 
 def _add_fixed(k: Knobs, d: list[Array], s: list[float]) -> Array:
-    rule = single_round if k["requantize"] == "single-round" else double_round
     twice = 2 * max(s[:2])
-    scaled = [rule(v.astype(np.int64) << SPARE, *quantize_multiplier(u / twice)) for v, u in zip(d, s, strict=False)]
-    total = rule(scaled[0] + scaled[1], *quantize_multiplier(twice / (2.0**SPARE * s[2])))
-    return np.asarray(total, np.float64)
+    scaled = [_double(k, v.astype(np.int64) << SPARE, np.asarray(u / twice)) for v, u in zip(d, s, strict=False)]
+    return np.asarray(_double(k, scaled[0] + scaled[1], np.asarray(twice / (2.0**SPARE * s[2]))), np.float64)
 
 
 def _add_each(k: Knobs, d: list[Array], s: list[float]) -> Array:

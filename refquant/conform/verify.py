@@ -93,7 +93,8 @@ class Report:
         bad = [v for v in self.verdicts if v.status in ("wrong", "failed")]
         for flag in dict.fromkeys(v.test.family for v in bad):
             mine = [v for v in bad if v.test.family == flag]
-            lines.append(f"{flag}: {len(mine)} wrong; the effect of this: {self.effects.get(flag, '')}")
+            counts = ", ".join(f"{n} {status}" for status, n in Counter(v.status for v in mine).items())
+            lines.append(f"{flag}: {counts}; the effect of this: {self.effects.get(flag, '')}")
             lines += [f"  {v.test.id} ({v.test.comment}): {'; '.join(v.findings)}" for v in mine[:3]]
         for found in self.diagnoses.values():
             lines += [str(d) for d in found]
