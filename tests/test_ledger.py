@@ -24,10 +24,12 @@ def marks(source: str, where: str) -> Iterator[dict[str, str]]:
             continue
         for mark in node.decorator_list:
             if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.guarantee":
-                named = {k.arg: ast.literal_eval(k.value) for k in mark.keywords}
+                places = zip(("statement", "kind", "clauses"), mark.args, strict=False)
+                given = {**dict(places), **{k.arg: k.value for k in mark.keywords}}
+                named = {name: ast.literal_eval(value) for name, value in given.items()}
                 assert node.name.startswith("test_"), f"{where}: {node.name} is not run"
                 yield {
-                    "statement": ast.literal_eval(mark.args[0]),
+                    "statement": named["statement"],
                     "kind": named["kind"],
                     "clauses": named.get("clauses", ""),
                     "where": f"{where}::{node.name}",
