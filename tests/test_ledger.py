@@ -24,9 +24,9 @@ def marks(source: str, where: str) -> Iterator[dict[str, str]]:
             continue
         for mark in node.decorator_list:
             if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.guarantee":
-                places = zip(("statement", "kind", "clauses"), mark.args, strict=False)
-                given = {**dict(places), **{k.arg: k.value for k in mark.keywords}}
-                named = {name: ast.literal_eval(value) for name, value in given.items()}
+                given = [*zip(("statement", "kind", "clauses"), mark.args, strict=False)]
+                given += [(str(k.arg), k.value) for k in mark.keywords]
+                named = {name: ast.literal_eval(value) for name, value in given}
                 assert node.name.startswith("test_"), f"{where}: {node.name} is not run"
                 yield {
                     "statement": named["statement"],

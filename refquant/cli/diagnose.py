@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,7 +51,7 @@ def _array(op: str, name: str, text: str) -> NDArray[Any]:
         a = a[0] if len(a) == 1 else a
     else:
         try:
-            a = np.asarray(json.loads(text), np.float64)
+            a = np.asarray(json.loads(re.sub(r"\binf\b", "Infinity", re.sub(r"\bnan\b", "NaN", text))), np.float64)
         except (ValueError, TypeError):
             raise ArgumentError(complaint(repr(text), "a number, a list [...], or a file", f"{name}=")) from None
     kind = _type(op, name)

@@ -134,6 +134,10 @@ def _right(request: Request) -> Outputs:
         a = np.asarray(value)
         if name.endswith("scale") and not np.all((a > 0) & np.isfinite(a)):
             raise ArgumentError(complaint(f"{name}={short(a)}", "positive and finite", where))
+    if request.op == "dequantize":
+        codes = np.asarray(request.inputs["codes"])
+        if np.any((codes < request.spec.qmin) | (codes > request.spec.qmax)):
+            raise ArgumentError(complaint("codes off the grid", f"{request.spec.qmin} to {request.spec.qmax}", where))
     try:
         return evaluate(request)
     except (ValueError, IndexError):
@@ -161,6 +165,8 @@ def _notes(requests: Sequence[Request], base: Sequence[Outputs], got: Sequence[O
         for name, should in b.items():
             if should.shape != g[name].shape:
                 return [f"{name} has shape {g[name].shape}, should be {should.shape}"]
+            if (should.dtype.kind in "iu") != (g[name].dtype.kind in "iu"):
+                return [f"{name} is of {g[name].dtype}, should be {should.dtype}"]
             if should.dtype.kind in "iu" and g[name].dtype.kind in "iu":
                 off.append((g[name].astype(np.int64) - should).ravel())
         if r.op == "quantize":

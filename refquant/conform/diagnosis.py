@@ -128,7 +128,8 @@ class Diagnosis:
             lines += [f"  the same function here: {' with '.join(names)}" for names in e.same]
             lines += [f"  reports: {', '.join(e.threads)}"] if e.threads else []
         if not self.conforms and not self.explanations:
-            lines.append("none of the catalogue's deviations, and no pair of them, explains all of it; closest:")
+            closest = "; closest:" if self.partial else ", or a part"
+            lines.append(f"none of the catalogue's deviations, and no pair of them, explains all of it{closest}")
             lines += [f"  {e.name}: explains {e.explained} of {self.wrong}, breaks {e.broken}" for e in self.partial]
         if self.verdict == "ambiguous" and self.next_input is None:
             lines.append("no input that tells them apart was found")

@@ -84,6 +84,8 @@ def _within(name: str, got: Any, should: Array, slack: tuple[Array, int]) -> lis
     a = _numbers(name, got, should)
     if isinstance(a, str):
         return [a]
+    if a.dtype not in (np.float32, np.float64):  # a narrower type would set itself a wider bound
+        return [f"{name}: got an array of {a.dtype}, should be float32 or float64"]
     radius = gamma(slack[1], a.dtype) * slack[0] + gamma(1, np.float64) * np.abs(should)
     far = ~(np.abs(a.astype(np.float64) - should) <= radius)
     return _first(name, far, a, should, f" to within {np.max(radius, initial=0.0):.3g}")

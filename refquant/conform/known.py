@@ -79,6 +79,8 @@ def excuse(known: Sequence[Known], request: Request, answer: Any) -> Known | Non
         if set(got) != set(predicted):
             continue
         arrays = {name: np.asarray(got[name]) for name in predicted}
+        if any((a.dtype.kind in "iu") != (predicted[name].dtype.kind in "iu") for name, a in arrays.items()):
+            continue
         if bool(agree(request, predicted, arrays).all()):
             return line
     return None

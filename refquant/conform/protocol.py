@@ -1,6 +1,7 @@
 """Any program as a backend: requests and answers as lines of JSON, version refquant-1.
 
-Each line is one object.  The program hears a hello and says hello; then each request has one answer, in any order:
+Each line is one object.  The program hears a hello and says hello; then each request has one answer (from a
+stream or a file, in any order):
 
     {"protocol": "refquant-1"}
     {"id": ..., "op": ..., "semantics", "spec", "integer", "options", "inputs": {name: array}, "outputs": [name, ...]}

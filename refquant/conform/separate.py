@@ -33,7 +33,7 @@ def agree(request: Request, predicted: Outputs | None, got: Outputs) -> NDArray[
     parts = []
     for name, g in got.items():
         p = None if predicted is None else predicted.get(name)
-        if p is None or p.shape != g.shape:
+        if p is None or p.shape != g.shape or (p.dtype.kind in "iu") != (g.dtype.kind in "iu"):
             parts.append(np.zeros(g.size, bool))
             continue
         same = (p == g) | ((p != p) & (g != g))

@@ -9,10 +9,13 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from ..errors import ArgumentError, complaint
+from .case import Case
 from .diagnose import diagnose_requests
 from .diagnosis import Diagnosis
 from .examine import MOST_ELEMENTS, same_semantics, up_to
@@ -20,6 +23,7 @@ from .judge import faults
 from .known import Known, excuse
 from .operations import OPERATIONS, Request
 from .packs import Asked, Pack, PackTest
+from .requests import request_of
 
 __all__ = ["Backend", "Declined", "Failed", "Report", "Verdict", "answer_of", "judge_answer", "verify"]
 
@@ -95,15 +99,24 @@ class Report:
             mine = [v for v in bad if v.test.family == flag]
             counts = ", ".join(f"{n} {status}" for status, n in Counter(v.status for v in mine).items())
             lines.append(f"{flag}: {counts}; the effect of this: {self.effects.get(flag, '')}")
-            lines += [f"  {v.test.id} ({v.test.comment}): {'; '.join(v.findings)}" for v in mine[:3]]
+            lines += [f"  {v.test.id} ({self._about(v)}): {'; '.join(v.findings)}" for v in mine[:3]]
         for found in self.diagnoses.values():
             lines += [str(d) for d in found]
         lines += [f"stale: no answer is explained by: {line}" for line in self.stale]
         total = ", ".join(f"{self.count(s)} {s}" for s in STATUSES if self.count(s))
-        lines.append(
-            f"{'conforms to' if self.conforms else 'does not conform to'} {self.profile}: {total or 'no tests'}"
-        )
-        return "\n".join(lines)
+        where = " where it answers" if self.count("declined") else ""
+        verdict = f"conforms to {self.profile}{where}" if self.conforms else f"does not conform to {self.profile}"
+        return "\n".join([*lines, f"{verdict}: {total or 'no tests'}"])
+
+    def _about(self, v: Verdict) -> str:
+        """What a test is about, and in which of the semantics it departs from the profile's own."""
+        request = v.asked.request
+        usual = request_of(Case(request.op, request.inputs, options=request.options), self.profile)
+        said: list[str] = []
+        for name in {f.name for f in fields(request.spec)} - {"bits", "signed", "granularity"} if usual else ():
+            value = getattr(request.spec, name)
+            said += [f"{name}={value}"] if usual and value != getattr(usual.spec, name) else []
+        return v.test.comment + (f", asked with {', '.join(sorted(said))}" if said else "")
 
 
 # ---- one answer -----------------------------------------------------------------------------------------------
@@ -125,17 +138,20 @@ def judge_answer(test: PackTest, asked: Asked, answer: Any, known: Sequence[Know
 
 
 def answer_of(backend: Backend, request: Request) -> Any:
-    """What a backend gives, copied; `Declined` for NotImplementedError, `Failed` for whatever else it raises.
+    """What a backend gives; `Declined` for NotImplementedError, `Failed` for whatever else it raises, exits included.
+
+    It is handed copies and its answer is copied: it may write into what it was given, and use its own arrays again.
 
     >>> from ..quant.spec import QuantSpec
     >>> answer_of(lambda request: 1 // 0, Request("quantize", QuantSpec(8), {}))
     Failed(reason='ZeroDivisionError: integer division or modulo by zero')
     """
+    own = replace(request, inputs={name: np.array(a) for name, a in request.inputs.items()})
     try:
-        return deepcopy(backend(request))  # which may use its arrays again
+        return deepcopy(backend(own))
     except NotImplementedError as error:
         return Declined(str(error))
-    except Exception as error:  # whatever a backend raises is a finding about it
+    except (Exception, SystemExit) as error:  # whatever a backend raises is a finding about it
         return Failed(f"{type(error).__name__}: {error}")
 
 
