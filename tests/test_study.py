@@ -241,3 +241,16 @@ def test_vendors_profiles_are_plans_too(profile: str) -> None:
     assert {q.spec for q in plan.activations.values()} == {rq.profile(profile, signed=False)}
     assert plan.weights["gemm1"].specs[0].rounding == rq.profile(profile).rounding
     assert rq.forward(graph, images.test.x[:4], plan, mode="fake").shape == (4, 10)
+
+
+def test_a_method_of_the_table_is_studied_at_one_term_and_at_the_budget() -> None:
+    images = Images(DATA.calibration.x[:48], DATA.test.x[:60], LABELS[:60], DATA.calibration.y)
+    granularity = rq.PerChannel(0)
+    study = run_study(rq.load_network("mlp"), images, bits=(2, 8), budget=1.5, granularity=granularity, method="gpfq")
+    assert [point["budget"] for point in study.results["points"]] == [1.0, 1.5, None]
+    assert study.results["method"] == "gpfq"
+    assert study.results["points"][1]["bit_operations_vs_single"] == pytest.approx(1.5, abs=0.02)
+    assert study.results["points"][1]["allocation_gap"] is None
+    assert study.results["points"][2]["weights_bit_exact"]
+    with pytest.raises(rq.ArgumentError, match="method"):
+        run_study(rq.load_network("mlp"), images, granularity=granularity, method="magic")

@@ -42,7 +42,8 @@ def _images(graph: Graph, data: str | None, count: int) -> Images:
             got = f"a network that reads {graph.input.shape}, and no --data"
             raise ArgumentError(complaint(got, f"one that reads {embedded.test.x.shape[1:]}", "study", "pass --data"))
         labels = embedded.test.y
-        return Images(embedded.calibration.x, embedded.test.x[:count], None if labels is None else labels[:count])
+        test_labels = None if labels is None else labels[:count]
+        return Images(embedded.calibration.x, embedded.test.x[:count], test_labels, embedded.calibration.y)
     arrays = read_arrays(data)
     known = {"calibration_x", "test_x", "calibration_y", "test_y"}
     missing, unknown = {"calibration_x", "test_x"} - set(arrays), set(arrays) - known
@@ -57,7 +58,8 @@ def _images(graph: Graph, data: str | None, count: int) -> Images:
         if y is not None and (y.dtype.kind not in "iu" or y.shape != x.shape[:1]):
             raise FileError(complaint(f"{name}_y of type {y.dtype} and shape {y.shape}", "one integer a image", data))
     own = arrays.get("test_y")
-    return Images(arrays["calibration_x"], arrays["test_x"][:count], None if own is None else own[:count])
+    test_labels = None if own is None else own[:count]
+    return Images(arrays["calibration_x"], arrays["test_x"][:count], test_labels, arrays.get("calibration_y"))
 
 
 # ---- study ----------------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ the training split; every choice is made from these alone.  Each point is then m
 images.  F is held-out top-1 with a Wilson interval, P the bit operations and the weight bits.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,16 +13,16 @@ from numpy.typing import NDArray
 from scipy.special import ndtri
 
 from ..arith.blas import one_blas_thread
-from ..errors import ArgumentError, complaint
+from ..errors import ArgumentError, complaint, one_of
 from ..net.forward import forward
 from ..net.graph import Graph
 from ..net.plan import QuantPlan
 from ..quant.granularity import Granularity
 from .complexity import FLOAT_BITS, complexity, uniform_complexity
 from .errors import analyse_errors, sqnr
-from .methods import Calibrated, calibrate
+from .methods import ENCODINGS, METHODS, Calibrated, calibrate, run_method
 from .multiterms import MOST_TERMS
-from .task import Progress
+from .task import Progress, make_task
 
 __all__ = ["Images", "Study", "run_study", "sqnr", "wilson"]
 
@@ -39,6 +39,7 @@ class Images:
     calibration: NDArray[Any]
     test: NDArray[Any]
     test_labels: NDArray[Any] | None
+    calibration_labels: NDArray[Any] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,12 +90,14 @@ def run_study(
 ) -> Study:
     """Quantize along the complexity axis and measure every point.
 
-    budget: the point whose plan is returned, bit operations relative to one term (1 to 4); it joins the
-    stations.  progress is called with (what, done, total).  Results hold no times and no paths, so that two
-    runs are equal.
+    budget: the point whose plan is returned, bit operations relative to one term (1 to 4); it joins the stations.
+    Methods that encode each weight alone are measured at all `MEAN_TERMS`; the others, which run anew for every
+    budget and may take minutes, at one term and at the budget.  progress is called with (what, done, total).  Results
+    hold no times and no paths, so that two runs are equal.
 
     Raises ArgumentError for arguments out of range and for no held-out images.
     """
+    one_of(method, METHODS, "method", "study")
     if not (np.isfinite(budget) and 1 <= budget <= MOST_TERMS):
         raise ArgumentError(complaint(f"budget={budget}", f"between 1 and {MOST_TERMS}", "study"))
     if not graph.linear_nodes or len(graph.shapes[graph.output]) != 1:
@@ -114,23 +117,38 @@ def run_study(
         known = calibrate(
             graph,
             images.calibration,
-            method=method,
+            method=method if method in ENCODINGS else "certified",
             bits=bits,
             granularity=granularity,
             profile=profile,
             observer=observer,
             progress=progress,
         )
+        task = make_task(
+            graph,
+            images.calibration,
+            labels=images.calibration_labels,
+            bits=bits,
+            granularity=granularity,
+            profile=profile,
+            observer=observer,
+            progress=report,
+        )
         reference = forward(known.graph, images.test)
-        stations = sorted({*MEAN_TERMS, float(budget)})
+        stations = sorted({*(MEAN_TERMS if method in ENCODINGS else (1.0,)), float(budget)})
         points: list[dict[str, Any]] = []
         chosen = QuantPlan()
         single = complexity(known.graph, known.axis.plan(np.ones(len(known.axis.errors), np.int64)))
         scales = sum(e[0].counts.size for e in known.axis.encodings.values())
         eight = uniform_complexity(known.graph, 8, 8 if bits[1] is not None else FLOAT_BITS, scales)
         for i, mean_terms in enumerate((*stations, None)):
-            solution = None if mean_terms is None else known.axis.allocate(mean_terms)
-            plan = known.axis.lossless() if solution is None else known.axis.plan(solution.value)
+            solution = None if mean_terms is None or method not in ENCODINGS else known.axis.allocate(mean_terms)
+            if mean_terms is None:
+                plan = known.axis.lossless()
+            elif solution is not None:
+                plan = known.axis.plan(solution.value)
+            else:
+                plan = run_method(method, replace(task, budget=mean_terms if mean_terms > 1 else None))
             if mean_terms == float(budget):
                 chosen = plan
             P = complexity(known.graph, plan)
