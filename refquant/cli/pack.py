@@ -114,7 +114,11 @@ def add_pack(commands: Any) -> None:
     """Add the command to the parser's commands."""
     pack = commands.add_parser("pack", help="golden packs: list, write, stream to a backend", description=__doc__)
     pack.add_argument(
-        "--level", type=int, default=1, choices=[1, 2], help="1: verified in seconds (default); 2: minutes"
+        "--level",
+        type=int,
+        default=1,
+        choices=[1, 2],
+        help="1: inside the package (default); 2: four times the random draws, made in minutes",
     )
     pack.add_argument("--pack", metavar="DIR", help="a folder with a pack, instead of a level")
     pack.add_argument("--out", metavar="DIR", help="write the pack's files into this folder")
