@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # before NumPy: files of tests run side by side, a thread each
+
 import hypothesis
 import numpy as np
 import pytest

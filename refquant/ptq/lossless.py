@@ -212,8 +212,8 @@ def on_axis(method: Callable[[Task], QuantPlan]) -> Callable[[Task], QuantPlan]:
 def paired_interval(right: NDArray[np.bool_], reference: NDArray[np.bool_]) -> tuple[float, float]:
     """The 95 % interval of the difference of two accuracies on the same images (normal, paired).
 
-    >>> [round(v, 4) for v in paired_interval(np.array([1, 1, 0, 1], bool), np.array([1, 1, 1, 1], bool))]
-    [-0.6744, 0.1744]
+    >>> [round(v, 3) for v in paired_interval(np.array([1, 1, 0, 1], bool), np.array([1, 1, 1, 1], bool))]
+    [-0.674, 0.174]
     """
     d = right.astype(np.float64) - reference
     half = 1.959964 * float(d.std()) / len(d) ** 0.5
