@@ -213,8 +213,8 @@ def render(cells: dict[str, Cell]) -> str:
         "# Methods compared\n\nMade by `docs/make_methods.py`; do not edit. Calibration: the first 512 embedded images "
         "of the training split, without labels except for `lapq` and the weightings that say so. No choice in a run "
         "looks at a test image. But accuracies on the test images were seen while defaults of `descent`, `brecq`, "
-        "`blockwise` and `blockwise-distilled` were chosen, so what these are ahead by is optimistic by some tenths of a "
-        "point, as the tools' figures are.\n\n"
+        "`blockwise` and `blockwise-distilled` were chosen, so what these are ahead by is optimistic by some tenths of "
+        "a point, as the tools' figures are.\n\n"
         + single_terms(cells)
         + verdicts(cells)
         + with_terms(cells)
