@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 import refquant as rq
 from refquant.net.fold import fold_batch_norm
-from refquant.report.plots import COOL, INK, STYLE, WARM, svg
+from refquant.report.style import COOL, INK, STYLE, WARM, svg
 from refquant.theory.accumulate import Attribution, attribute_error, mean_square
 from refquant.theory.distortion import distortion_of_cells, distortion_of_law, fitted, measured_distortion
 from refquant.theory.excess import Excess, excess

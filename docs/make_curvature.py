@@ -16,7 +16,7 @@ from scipy.stats import spearmanr
 
 import refquant as rq
 from refquant.net.fold import fold_batch_norm
-from refquant.report.plots import COOL, INK, STYLE, WARM, svg
+from refquant.report.style import COOL, INK, STYLE, WARM, svg
 from refquant.theory.curvature import hawq_scores, layer_traces, theorem_ratio, uniform_perturbation, weight_errors
 from refquant.theory.interactions import Losses, PairTerms, additivity, losses_of, pair_terms
 from refquant.theory.scales import Quadratic, Separability, quadratic_at, scale_loss, separability

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import refquant as rq
 from refquant.ptq.study import Images, run_study
-from refquant.report.plots import quality_figure, svg
+from refquant.report.plots import quality_figure
+from refquant.report.style import svg
 
 
 def main() -> None:

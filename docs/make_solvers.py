@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 import refquant as rq
 from refquant.net.fold import fold_batch_norm
-from refquant.report.plots import COOL, INK, STYLE, WARM, svg
+from refquant.report.style import COOL, INK, STYLE, WARM, svg
 from refquant.solve.heuristics import RULES, compare, rule_scale
 from refquant.solve.hull import marginal_greedy
 from refquant.solve.joint import DRIVERS, minimize_scales

@@ -1,26 +1,19 @@
 """The plots of how errors pile up: contributions, their products, forecast and bounds; from plain results."""
 
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..ptq.study import Study
+from .style import COOL, INK, WARM, panel
 
 __all__ = ["ERROR_PLOTS"]
-
-INK, WARM, COOL = "#24292f", "#c2410c", "#1d4ed8"
-
-
-def _panel(height: float) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(7.2, height))
-    return figure, figure.subplots()
 
 
 def _waterfall(study: Study) -> Figure:
     """Shares of the squared error at the output, each from where those before it end."""
     found = study.results["errors"]["contributions"]
     rows = [row for row in found["sources"] if row["share"] is not None]
-    figure, ax = _panel(1.2 + 0.2 * max(1, len(rows)))
+    figure, ax = panel(1.2 + 0.2 * max(1, len(rows)))
     shares = np.array([100 * row["share"] for row in rows])
     ends = np.cumsum(shares)
     y = np.arange(len(rows))
@@ -41,7 +34,7 @@ def _gram(study: Study) -> Figure:
     found = study.results["errors"]["contributions"]
     K = np.array(found["gram"]) / (found["mse"] or 1.0)
     names = [row["source"] for row in found["sources"]]
-    figure, ax = _panel(1.6 + 0.22 * max(2, len(names)))
+    figure, ax = panel(1.6 + 0.22 * max(2, len(names)))
     top = float(np.abs(K).max()) if K.size else 1.0
     shown = ax.imshow(K.reshape(len(names), len(names)), cmap="RdBu_r", vmin=-(top or 1), vmax=top or 1)
     ax.grid(visible=False)
@@ -56,7 +49,7 @@ def _gram(study: Study) -> Figure:
 def _forecast(study: Study) -> Figure:
     layers = study.results["errors"]["layers"]
     shown = {n: v for n, v in layers.items() if None not in v.values()}
-    figure, ax = _panel(3.4)
+    figure, ax = panel(3.4)
     for key, style, label in (
         ("measured_sqnr_db", "o-", "measured"),
         ("forecast_sqnr_db", "x--", "forecast (a model)"),
@@ -80,7 +73,7 @@ def _forecast(study: Study) -> Figure:
 def _bounds(study: Study) -> Figure:
     found = study.results["errors"]
     rows = found["bounds"]
-    figure, ax = _panel(3.4)
+    figure, ax = panel(3.4)
     for key, marker, colour in (
         ("interval", "v", COOL),
         ("norm", "s", INK),

@@ -1,11 +1,9 @@
 """The plots of a study, each an SVG string that is the same for the same data."""
 
-import io
 from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -13,39 +11,15 @@ from ..ptq.study import Study
 from ..quant.granularity import PerTensor
 from ..solve.scale import solve_scale, squared_error
 from .error_plots import ERROR_PLOTS
+from .style import COOL, INK, STYLE, WARM, panel, svg
 
-__all__ = ["PLOTS", "draw", "quality_figure", "svg"]
-
-INK, WARM, COOL = "#24292f", "#c2410c", "#1d4ed8"
-STYLE: Any = {
-    "svg.hashsalt": "refquant",
-    "svg.fonttype": "none",
-    "font.size": 10,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-}
-
-
-def svg(figure: Figure) -> str:
-    """The figure as an SVG element, without dates, so that it is reproducible."""
-    out = io.StringIO()
-    with mpl.rc_context(STYLE):
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None}, bbox_inches="tight")
-    text = out.getvalue()
-    return text[text.index("<svg") :]
-
-
-def _figure(width: float = 7.2, height: float = 3.6) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, height))
-    return figure, figure.subplots()
+__all__ = ["PLOTS", "draw", "quality_figure"]
 
 
 def quality_figure(results: dict[str, Any]) -> Figure:
     """Held-out top-1 (or agreement with the float network) against bit operations."""
     with mpl.rc_context(STYLE):
-        figure, ax = _figure()
+        figure, ax = panel()
         points = results["points"]
         x = [p["bit_operations_vs_8_bit"] for p in points]
         key = "top1" if "top1" in points[0] else "same_class_as_float"
@@ -72,7 +46,7 @@ def _quality(study: Study) -> Figure:
 
 
 def _layers(study: Study) -> Figure:
-    figure, ax = _figure()
+    figure, ax = panel()
     values = study.results["layer_sqnr_db"]
     shown = {name: v for name, v in values.items() if v is not None}
     ax.bar(list(shown), list(shown.values()), color=COOL)
@@ -104,7 +78,7 @@ def _histogram(study: Study) -> Figure:
     name, i, row, first = _worst_row(study)
     scale = float(first.scales[0].ravel()[i])
     spec = first.specs[0]
-    figure, ax = _figure()
+    figure, ax = panel()
     ax.hist(row, bins=min(80, max(10, len(row) // 4)), color=COOL, alpha=0.6)
     for code in range(spec.qmin, spec.qmax + 1) if spec.bits <= 6 else ():
         ax.axvline(code * scale, color=WARM, lw=0.8)
@@ -124,7 +98,7 @@ def _sse(study: Study) -> Figure:
     tiled = np.broadcast_to(row, (len(alpha), len(row)))
     sse = squared_error(tiled, np.ones_like(tiled), alpha, tensor)
     inner = np.flatnonzero((sse[1:-1] < sse[:-2]) & (sse[1:-1] <= sse[2:])) + 1
-    figure, ax = _figure()
+    figure, ax = panel()
     ax.plot(alpha, sse, color=INK, lw=1, label="SSE(alpha)")
     ax.plot(alpha[inner], sse[inner], "o", ms=4, color=COOL, label=f"{len(inner)} local minima on this grid")
     word = "certified optimum" if best.certified else "best found"
@@ -140,7 +114,7 @@ def _sse(study: Study) -> Figure:
 
 
 def _terms(study: Study) -> Figure:
-    figure, ax = _figure()
+    figure, ax = panel()
     counts = {name: w.counts.ravel() for name, w in study.plan.weights.items()}
     most = max(int(c.max()) for c in counts.values())
     bottom = np.zeros(len(counts))
