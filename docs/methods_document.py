@@ -46,7 +46,7 @@ def of(cells: Cells, network: str, method: str, bits: str, budget: float) -> lis
 
 def mean(found: list[Cell], what: str = "accuracy") -> float:
     """Over seeds; NaN without a cell."""
-    return float(np.mean([cell[what] for cell in found])) if found else float("nan")
+    return float(np.mean([cell.get(what, np.nan) for cell in found])) if found else float("nan")
 
 
 def table(head: list[str], rows: Iterable[list[str]]) -> str:
@@ -131,7 +131,8 @@ def single_terms(cells: Cells, here: Path) -> str:
 
 def _chosen(cells: Cells, network: str, bits: str, by: Callable[[list[Cell]], float]) -> str | None:
     """The method whose cells are least by this measure."""
-    made = {m: by(found) for m in METHODS if (found := of(cells, network, m, bits, 1))}
+    made = {m: by(of(cells, network, m, bits, 1)) for m in METHODS}
+    made = {m: measure for m, measure in made.items() if not np.isnan(measure)}
     return min(made, key=lambda m: made[m]) if made else None
 
 
@@ -202,46 +203,50 @@ def _curves(cells: Cells) -> Callable[[Figure], None]:
     return make
 
 
-def with_terms(cells: Cells, here: Path) -> str:
-    rows = []
-    order = sorted(cells.items(), key=lambda kv: (kv[0].split("/")[:3], float(kv[0].split("/")[3])))
-    for name, cell in order:
-        network, method, bits, budget, seed = name.split("/")
-        if float(budget) > 1 and method != "sums" and seed == "0":
-            found = of(cells, network, method, bits, float(budget))
-            low, high = cell["difference_to_float"]
-            rows.append(
-                [
-                    network,
-                    method,
-                    width(bits),
-                    f"{cell['operations']:.3f}",
-                    f"{relative(network, cell):.3f}",
-                    shown(of(cells, network, method, bits, 1)),
-                    shown(found),
-                    f"{100 * low:+.2f} to {100 * high:+.2f}",
-                    str(cell["other_classes"]),
-                ]
-            )
-    head = [
-        "network",
-        "method",
-        "width of a term",
-        "P / single",
-        "P / W4A8",
-        "one term",
-        "with terms",
-        "less float, 95 %",
-        "classes unlike float's",
+def _within(cells: Cells, network: str, points: float) -> str:
+    """The least P, relative to one term of W4A8, at which sums of 2-bit terms lose at most so many points."""
+    made = [
+        (relative(network, cell), name)
+        for name, cell in cells.items()
+        if name.startswith(f"{network}/") and "/2-" in name and 100 * cell["accuracy"] >= FLOAT[network] - points
     ]
-    return (
-        "## With terms\n\nThe same methods under a budget: bit operations relative to one term throughout (P / single) "
-        "and to one term of W4A8. Lines with dots: sums of 2-bit terms; dotted lines with squares: the same method "
-        "with one term of 2, 3 and 4 bits.\n\n"
-        + draw(here / "terms.svg", _curves(cells), (10, 3.6))
-        + table(head, rows)
-        + "\n"
+    if not made:
+        return "none"
+    P, name = min(made)
+    _, method, bits, budget, _ = name.split("/")
+    return f"{P:.3f} (`{method}`, {width(bits)}, {float(budget):g} terms)"
+
+
+def with_terms(cells: Cells, here: Path) -> str:
+    text = (
+        "## With terms\n\nThe same methods with sums of terms under a budget of 1.5 bit operations relative to one "
+        "term throughout: one term -> with the budget.\n\n"
     )
+    for network in NETWORKS:
+        rows = []
+        for method in METHODS:
+            pairs = [[of(cells, network, method, b, budget) for budget in (1.0, 1.5)] for b in BITS]
+            if any(both for _, both in pairs):
+                shown_pairs = [f"{100 * mean(one):.2f} -> {100 * mean(two):.2f}" if two else "" for one, two in pairs]
+                rows.append([method, *shown_pairs])
+        text += f"### {network} (float {FLOAT[network]:.2f})\n\n" + table(["method", *map(width, BITS)], rows) + "\n"
+    text += (
+        "### The curve F(P)\n\nP relative to one term of W4A8. Lines with dots: sums of 2-bit terms, activations 8 "
+        "bits; dotted lines with squares: the same method with one term of 2, 3 and 4 bits.\n\n"
+    ) + draw(here / "terms.svg", _curves(cells), (10, 3.6))
+    rows = []
+    for network, method in product(NETWORKS, CURVES):
+        for bits in ("2-8", "2-4"):
+            budgets = [b for b in _budgets(cells, network, method, bits) if b > 1]
+            for found in (of(cells, network, method, bits, budget) for budget in budgets if len(budgets) > 1):
+                low, high = found[0]["difference_to_float"]
+                ops = [f"{found[0]['operations']:.3f}", f"{relative(network, found[0]):.3f}"]
+                to_float = [f"{100 * low:+.2f} to {100 * high:+.2f}", str(found[0]["other_classes"])]
+                rows.append([network, method, width(bits), *ops, shown(found), *to_float])
+    head = ["network", "method", "width of a term", "P / single", "P / W4A8", "accuracy", "less float, 95 %"]
+    text += table([*head, "classes unlike float's"], rows)
+    least = "; ".join(f"{network} {_within(cells, network, 0.5)}" for network in NETWORKS)
+    return text + f"\nThe least P measured at which 2-bit terms lose at most half a point: {least}.\n\n"
 
 
 def equal_complexity(cells: Cells) -> str:
