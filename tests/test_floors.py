@@ -32,7 +32,7 @@ ROOMS = {
     "scipy": ["refquant"],
     "threadpoolctl": ["refquant.arith.blas"],
     "matplotlib": ["refquant.report"],
-    "tqdm": ["refquant.cli"],
+    "tqdm": ["refquant.cli", "refquant.zoo.train"],
     "hypothesis": ["refquant.conform.strategies", "refquant.conform.plugin"],
     "pytest": ["refquant.conform.strategies", "refquant.conform.plugin"],
     "onnx": ["refquant.interop.onnx"],

@@ -33,7 +33,7 @@ from .graph import Graph, InputSpec, Node
 from .op import Array
 from .ops import OPS
 
-__all__ = ["graph_to_json", "read_arrays", "read_network", "write_network"]
+__all__ = ["graph_to_json", "read_arrays", "read_network", "write_arrays", "write_network"]
 
 Fields = Mapping[str, tuple[type, ...]]
 """From the name of a field to the JSON types that it may have."""
@@ -193,7 +193,7 @@ def write_network(graph: Graph, path: str | os.PathLike[str]) -> None:
         got = f"reference logits of {len(graph.reference_logits)} images"
         raise ArgumentError(complaint(got, "of 8", "write_network"))
     stem = _stem(path)
-    _replace(f"{stem}.npz", lambda file: _save_arrays(file, graph.arrays))
+    write_arrays(f"{stem}.npz", graph.arrays)
     text = json.dumps(graph_to_json(graph), indent=1, allow_nan=False) + "\n"
     _replace(f"{stem}.json", lambda file: file.write(text.encode()))
 
@@ -213,6 +213,14 @@ def graph_to_json(graph: Graph) -> dict[str, Any]:
     ]
     facts = {"input": entrance, "output": graph.output, **_counts(graph), **graph.notes}
     return {"name": graph.name, **facts, **reference, "nodes": nodes}
+
+
+def write_arrays(where: str, arrays: Mapping[str, Array]) -> None:
+    """Nothing is returned; the .npz file holds the arrays, so that `read_arrays` gives them back.
+
+    Written beside and renamed; equal arrays give equal bytes.  Raises FileError where it cannot be written.
+    """
+    _replace(where, lambda file: _save_arrays(file, arrays))
 
 
 def _save_arrays(file: BinaryIO, arrays: Mapping[str, Array]) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..errors import FileError, complaint
 from .idx import idx_bytes, parse_idx
 
-__all__ = ["PUBLISHED", "make"]
+__all__ = ["IMAGES", "LABELS", "PUBLISHED", "make", "published"]
 
 IMAGES, LABELS = "images-idx3-ubyte", "labels-idx1-ubyte"
 CALIBRATION = 1024
@@ -28,14 +28,15 @@ PUBLISHED = {
 """SHA-256 sums of the published files, uncompressed."""
 
 
-def _published(folder: Path, name: str) -> bytes:
+def published(folder: Path, name: str) -> bytes:
     """The content of a published file.
 
     Raises FileError if it is not in the folder or not what was published.
     """
     plain, zipped = folder / name, folder / f"{name}.gz"
     if not plain.exists() and not zipped.exists():
-        raise FileError(complaint(f"no {name}", "there, gzipped or not", f"{folder}"))
+        todo = "install Debian's package dataset-fashion-mnist, or unpack it, and give its folder of idx files"
+        raise FileError(complaint(f"no {name}", "there, gzipped or not", f"{folder}", todo))
     content = plain.read_bytes() if plain.exists() else gzip.decompress(zipped.read_bytes())
     found = sha256(content).hexdigest()
     if found != PUBLISHED[name]:
@@ -48,7 +49,7 @@ def make(source: Path, target: Path) -> dict[str, str]:
 
     Raises FileError for a source that is missing or not as published.
     """
-    content = {name: _published(source, name) for name in PUBLISHED}
+    content = {name: published(source, name) for name in PUBLISHED}
     embedded = {name: content[name] for name in content if name.startswith("t10k")}
     for kind in (IMAGES, LABELS):
         first = parse_idx(content[f"train-{kind}"], kind)[:CALIBRATION]
