@@ -13,6 +13,8 @@ quantized layers before it, else it is X and layers are independent.
 Source: ICML 2021, section 3, and the authors' code; otherwise than there
     learning rates are relative, to steps of the weight, to the range, to the output's standard deviation: the code's
     are absolute and differ a hundredfold in effect from net to net;
+    ranges start at those of least squared error, since they move by three tenths at most, and those of images stay
+    there (`reconstruct.images_in`);
     sequential inputs are refreshed for all images, where the code refreshes the first batch;
     weights have the task's grid, without zero point; a tensor that several layers read has one range, that of the
     first of them, and with sums of terms V belongs to the last term.
@@ -27,12 +29,14 @@ from ..net.op import Array
 from ..net.ops_quantize import FAKE_QUANTIZE_RANGE
 from ..net.plan import ActivationQuantizer, QuantPlan
 from ..net.wiring import Through
+from .activations import with_least_error
 from .parts import Part, parts_of
 from .reconstruct import (
     Keep,
     Relaxed,
     Variable,
     forget,
+    images_in,
     part_by_part,
     power_loss,
     prefix,
@@ -124,8 +128,8 @@ def adaquant(
         node, tensor = own.graph.node(name), part.input
         real = free(own.weight(node), own.encode(node))
         relaxed = _layer(own, name, real)
-        if tensor in plan.activations:
-            relaxed |= read_activations({tensor: plan.activations[tensor]})
+        if tensor in plan.activations or tensor in images:
+            relaxed |= read_activations(_reads(own, tensor, plan))
         elif tensor in own.activations:
             relaxed |= read_range(tensor, own.activations[tensor])
         found = reconstruct(
@@ -140,16 +144,23 @@ def adaquant(
         )
         return _with_layer(own, plan, part, real, found)
 
+    task, images = with_least_error(task), images_in(task.graph)
     closed = parts_of(task.graph, "layer")
     parts = closed if through_relu else [Part(part.input, part.layers[0], part.layers) for part in closed]
     return part_by_part(task, parts, step, done=done, keep=keep)
+
+
+def _reads(task: Task, tensor: str, plan: QuantPlan) -> dict[str, ActivationQuantizer]:
+    """What a tensor is read through: the plan's quantizer, else the task's; empty where it stays float."""
+    both = {**task.activations, **plan.activations}
+    return {tensor: both[tensor]} if tensor in both else {}
 
 
 def _with_layer(task: Task, plan: QuantPlan, part: Part, real: RealWeight, found: Mapping[str, Array]) -> QuantPlan:
     """The plan with what was found for one layer."""
     (name,) = part.layers
     array, bias = (task.graph.node(name).params[role] for role in ("weight", "bias"))
-    activations = dict(plan.activations)
+    activations = {**plan.activations, **_reads(task, part.input, plan)}
     if f"{part.input}.extent" in found:
         ends = found[f"{part.input}.extent"], found[f"{part.input}.minimum"]
         activations[part.input] = from_range(task.activations[part.input], *ends)

@@ -27,21 +27,21 @@ import numpy as np
 
 from ..arith.blas import one_blas_thread
 from ..errors import one_of
-from ..net.forward import BATCH, forward
+from ..net.forward import BATCH
 from ..net.gradient import pullback, run
 from ..net.loss import cross_entropy, divergence
 from ..net.op import Array
 from ..net.plan import ActivationQuantizer, QuantPlan
 from ..net.wiring import Through, through_plan
 from ..quant.multiterm import MultiTerm
-from ..quant.quantizer import fake_quantize
-from ..quant.ranges import range_parameters
+from .activations import with_least_error
 from .parts import Part, parts_of
 from .reconstruct import (
     Keep,
     Relaxed,
     Variable,
     forget,
+    images_in,
     part_by_part,
     power_loss,
     prefix,
@@ -52,7 +52,7 @@ from .reconstruct import (
 from .soft import SOFT_ROUND, SoftWeight, regularizer, soften
 from .task import Task
 
-__all__ = ["WEIGHTINGS", "blockwise", "brecq", "learn_codes", "relaxed_weights", "sharpness", "shrunk"]
+__all__ = ["WEIGHTINGS", "blockwise", "brecq", "learn_codes", "relaxed_weights", "sharpness"]
 
 WARM_UP = 0.2
 """The share of steps before the regularizer sets in."""
@@ -189,29 +189,6 @@ def learn_codes(
 
 # ---- activations ----------------------------------------------------------------------------------------------
 
-SHRINKINGS = 80
-"""Ranges tried: 1, 0.99, 0.98, ... of the observed one."""
-
-RANGE_IMAGES = 16
-"""How many images they are tried on."""
-
-
-def shrunk(task: Task, trace: Mapping[str, Array]) -> dict[str, ActivationQuantizer]:
-    """A quantizer for every tensor that a layer reads: its range that of the first `RANGE_IMAGES`, or a part of it.
-
-    The part is the one of `SHRINKINGS` with the least |e|^2.4, the first of several.
-    """
-    found = {}
-    for tensor, q in task.activations.items():
-        x = trace[tensor][:RANGE_IMAGES]
-        spec = replace(q.spec, quotient="float32")
-        ranges = [(part * x.min(), part * x.max()) for part in 1 - 0.01 * np.arange(SHRINKINGS)]
-        tried = [range_parameters(lo, hi, spec=spec, rule="affine") for lo, hi in ranges]
-        errors = [np.abs(fake_quantize(x, *params, spec=spec) - x) for params in tried]
-        best = int(np.argmin([(e**POWER).sum(dtype=np.float64) for e in errors]))
-        found[tensor] = ActivationQuantizer(q.spec, *tried[best])
-    return found
-
 
 def _reads(task: Task, part: Part, activations: Mapping[str, ActivationQuantizer]) -> dict[str, ActivationQuantizer]:
     """The quantizers of the tensors that the part's layers read."""
@@ -225,12 +202,11 @@ def _rescaled(reads: Mapping[str, ActivationQuantizer], found: Mapping[str, Arra
 
 def _learn_activations(task: Task, parts: list[Part], plan: QuantPlan, steps: int, batch: int) -> QuantPlan:
     """The plan with scales of activations learned part by part, each part reading the float network."""
-    trace = forward(task.graph, task.images, plan, mode="fake", trace=True)[1]
-    quantizers = shrunk(task, trace)
+    quantizers = dict(with_least_error(task).activations)
     _, weights = through_plan(task.graph, plan)
     for part in parts:
         reads = _reads(task, part, quantizers)
-        relaxed = read_activations(reads, SCALE_RATE) | Relaxed(fixed=weights)
+        relaxed = read_activations(reads, SCALE_RATE, images_in(task.graph)) | Relaxed(fixed=weights)
         objective = power_loss(task.trace[part.output], POWER)
         inputs = task.trace[part.input]
         found = reconstruct(task, part, inputs, relaxed, objective, steps=steps, batch=batch, schedule="cosine")
@@ -295,7 +271,7 @@ def blockwise(
     Every part reads what the quantized parts before it give, their activations quantized, too.  Arguments, and
     errors, are those of `brecq`.
     """
-    quantizers = shrunk(task, task.trace)
+    quantizers = with_least_error(task).activations
 
     def step(own: Task, part: Part, plan: QuantPlan) -> QuantPlan:
         reads = _reads(own, part, {**quantizers, **plan.activations})
@@ -303,7 +279,7 @@ def blockwise(
             own,
             part,
             plan,
-            reads=read_activations(reads, SCALE_RATE),
+            reads=read_activations(reads, SCALE_RATE, images_in(own.graph)),
             steps=steps,
             batch=batch,
             weight=weight,

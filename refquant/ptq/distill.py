@@ -4,7 +4,7 @@ What is minimized, by Adam over the whole network, is the mean over calibration 
 logits || softmax of the quantized ones).  Codes stay, so that only numbers move that are stored in full width anyway:
 
     every bias; the scales of weights, those of all terms of a channel (or of what shares scales) by one factor;
-    the scales of activations, whose zero points stay.
+    the scales of activations, whose zero points stay; those of images stay, too.
 
 Source: Hinton et al. 2015 (arXiv 1503.02531), at temperature 1; by biases alone it is AdaQuant's bias tuning (Hubara
 et al. 2021), which takes the mean over images and classes.
@@ -23,7 +23,7 @@ from ..net.wiring import Through
 from ..quant.multiterm import MultiTerm
 from .brecq import blockwise
 from .parts import Part
-from .reconstruct import Relaxed, Variable, read_activations, reconstruct, with_scales
+from .reconstruct import Relaxed, Variable, images_in, read_activations, reconstruct, with_scales
 from .task import Task
 
 __all__ = ["blockwise_distilled", "distill", "relaxed_biases", "relaxed_scales", "rescaled"]
@@ -76,7 +76,7 @@ def distill(
         task.trace[graph.input.name],
         relaxed_biases(task, plan, rate)
         | relaxed_scales(task, plan.weights, scale_rate)
-        | read_activations(plan.activations, scale_rate),
+        | read_activations(plan.activations, scale_rate, images_in(graph)),
         lambda output, some: divergence(output, target[some]),
         steps=steps,
         batch=batch,

@@ -7,7 +7,7 @@ move, and how far at a time: a `Variable` is moved in units of its own, such as 
 a learning rate means the same for every tensor of every network.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -18,8 +18,10 @@ from numpy.typing import ArrayLike, NDArray
 from ..arith.blas import one_blas_thread
 from ..net.forward import forward
 from ..net.gradient import pullback, run
+from ..net.graph import Graph
 from ..net.loss import Loss, mean_power
 from ..net.op import Array
+from ..net.ops import OPS
 from ..net.ops_quantize import FAKE_QUANTIZE
 from ..net.optimize import SCHEDULES, adam
 from ..net.plan import ActivationQuantizer, QuantPlan
@@ -31,6 +33,7 @@ __all__ = [
     "Keep",
     "Relaxed",
     "Variable",
+    "images_in",
     "part_by_part",
     "power_loss",
     "prefix",
@@ -82,8 +85,28 @@ def with_scales(name: str, scale: Array, rate: float) -> Relaxed:
     return Relaxed(variables={name: Variable(scale, scale, rate)}) if rate else Relaxed(fixed={name: scale})
 
 
-def read_activations(activations: Mapping[str, ActivationQuantizer], rate: float = 0.0) -> Relaxed:
-    """Tensors read through their quantizers; with a rate, their scales move, in units of themselves.
+def images_in(graph: Graph) -> set[str]:
+    """The tensors that hold the images themselves: no Conv or Gemm is before them.
+
+    Methods that learn scales leave theirs alone.  Where much of a tensor is one value, as a background is, that value's
+    code stays while s moves a little, and its x^ moves by c - z; LSQ's rule, made for values spread over a step, has
+    the residual of rounding there, of either sign.
+
+    >>> from ..zoo import load_network
+    >>> sorted(images_in(load_network("mlp"))), sorted(images_in(load_network("resnet")))
+    (['flatten1', 'input'], ['input'])
+    """
+    made: set[str] = set()
+    for node in graph.nodes:
+        if OPS[node.op].linear or made.intersection(node.inputs):
+            made.add(node.name)
+    return set(graph.shapes) - made
+
+
+def read_activations(
+    activations: Mapping[str, ActivationQuantizer], rate: float = 0.0, still: Collection[str] = ()
+) -> Relaxed:
+    """Tensors read through their quantizers; with a rate, the scales of all but `still` move, in units of themselves.
 
     In these runs x / scale is one division of float32, whatever clause Q2 of the spec says: they differ next to ties.
     """
@@ -92,7 +115,7 @@ def read_activations(activations: Mapping[str, ActivationQuantizer], rate: float
         names = {"scale": f"{tensor}.scale", "zero_point": f"{tensor}.zero_point"}
         way = Through(FAKE_QUANTIZE, {"spec": replace(q.spec, quotient="float32")}, names)
         relaxed |= Relaxed({tensor: way}, {names["zero_point"]: q.zero_point}) | with_scales(
-            names["scale"], q.scale, rate
+            names["scale"], q.scale, 0.0 if tensor in still else rate
         )
     return relaxed
 
