@@ -56,7 +56,7 @@ class _Windows(NamedTuple):
 
 
 def _windows(attrs: Attrs, X: Array, h: int, w: int) -> _Windows:
-    taps = [np.moveaxis(view, 0, -1) for view in views(attrs, X, h, w)]
+    taps = [view.transpose(1, 2, 3, 0) for view in views(attrs, X, h, w)]
     N, C = X.shape[:2]
     return _Windows(taps, list(_blocks(h, w, len(taps) * C * N)))
 

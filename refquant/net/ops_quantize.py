@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arith.rounding import round_array
 from ..quant.arguments import parameters, shaped
 from ..quant.quantizer import dequantize, fake_quantize, quantize
 from ..quant.spec import QuantSpec
@@ -83,11 +84,33 @@ def _reals_of(codes: NDArray[Any], params: Params, spec: QuantSpec, x: Array) ->
 def _fake_record(attrs: Attrs, params: Params, inputs: Sequence[Array]) -> tuple[Array, NDArray[np.bool_]]:
     """The output, the same bits as `fake_quantize`; and where x lies inside."""
     spec, x = attrs["spec"], inputs[0]
-    parameters(params["scale"], params["zero_point"], x.shape, spec, "FakeQuantize")
+    s, z = parameters(params["scale"], params["zero_point"], x.shape, spec, "FakeQuantize")
+    if _in_float32(spec, s, x):
+        return _float32_record(x, s, z.astype(np.float32), spec)
     wide = replace(spec, bits=31, signed=True, narrow=False)
     k = quantize(x, params["scale"], params["zero_point"], spec=wide)
     codes = np.clip(k, spec.qmin, spec.qmax)
     return _reals_of(codes, params, spec, x), codes == k
+
+
+def _in_float32(spec: QuantSpec, s: Array, x: Array) -> bool:
+    """Whether clauses Q2 and D2 are one operation of float32 each, on numbers."""
+    plain = spec.quotient, spec.zero_point_order, spec.dequantize
+    return (
+        plain == ("float32", "after", "scale-difference") and x.dtype == s.dtype == np.float32 and not np.isnan(x).any()
+    )
+
+
+def _float32_record(x: Array, s: Array, z: Array, spec: QuantSpec) -> tuple[Array, NDArray[np.bool_]]:
+    """The same bits, without a number wider than float32: codes are exact in it, and what it rounds lies beyond."""
+    with np.errstate(over="ignore", under="ignore"):
+        k = np.asarray(round_array(x / s, spec.rounding))
+    k = k + z
+    y = np.clip(k, spec.qmin, spec.qmax)
+    inside = y == k
+    y -= z
+    y *= s
+    return y, inside
 
 
 def _by_scale(at: Point) -> Array:
