@@ -1,8 +1,9 @@
 """Floor 4: small trained networks and their data, embedded.
 
-Three networks for Fashion-MNIST, each trained on its full training split, last epoch kept, the test split never
-used for selection: `mlp` (784-256-128-10), `cnn` (two 5x5 convolutions, two Gemm), `resnet` (residual blocks,
-a depthwise convolution, batch norms).  Their arrays are part of refquant and under its licence.
+Three networks for Fashion-MNIST, each trained by PyTorch on its full training split, last epoch kept, the test split
+never used for selection: `mlp` (784-256-128-10), `cnn` (two 5x5 convolutions, two Gemm), `resnet` (residual blocks,
+a depthwise convolution, batch norms).  Their arrays are part of refquant and under its licence.  `train.py` trains
+networks of the same graphs again, in NumPy.
 
 Fashion-MNIST (28 x 28 grey images of clothes, 10 classes; Xiao, Rasul and Vollgraf 2017, MIT licence): the first
 1,024 images of the training split, for calibration, and the test split, as idx files that `make_data.py` made.
