@@ -277,8 +277,10 @@ for i, j in zip(rng.normal(0, 1, 300), rng.normal(0, 1, 300) * 10.0 ** rng.unifo
 #
 # Proof.  Hoeffding 1963, theorem 2.  The forms u are computed from the boxes, so they are fixed numbers, not chance; on
 # the event that none of the M inequalities fails, the boxes hold one after the other, by theorem 1.  Under subtractive
-# dither, d is uniform in +-s/2, whatever is read, where nothing is clipped.  Rounding by itself has no chance in it:
-# there the statement is a model.
+# dither, d is uniform in +-s/2, whatever is read, half a step or more from the ends of the grid.  Where a quotient errs
+# by up to eta steps, so does the mean of d, for that of the code of (v + u) / s + eta is v / s + eta: so what intervals
+# are wider than a step is added in full, and no chance.  Rounding by itself has no chance in it: there the statement
+# is a model.
 #
 # Below: all 2^12 signs of d = +-r.
 
@@ -286,6 +288,11 @@ u, signs = rng.uniform(0.2, 1, 12), np.array(list(itertools.product((-1, 1), rep
 sums, power = np.abs(signs @ u), float(np.sum(u**2))
 for delta in (0.5, 0.1, 0.01, 0.001):
     assert np.mean(sums >= math.sqrt(2 * math.log(2 / delta) * power)) <= delta
+
+# Means elsewhere than in the middle break it.  Toward zero, errors lie within a step to both sides of 0, and those of
+# numbers above 0 about minus half a step: so for these modes no chance is claimed.
+
+assert 64 * Fraction(1, 2) > math.sqrt(2 * math.log(2 / 0.01) * 64 * 1)  # 64 numbers above 0, in steps: radius 1 each
 
 # Errors that are not independent break it: all alike, they add up to the full radius, always.
 

@@ -24,7 +24,7 @@ from refquant.theory.affine import refine_up_to
 from refquant.theory.bounds import ErrorBounds, bound_error, bound_rounding, measured_errors, tightness
 from refquant.theory.box import Box, point
 from refquant.theory.difference import Enclosure, Network, enclose, float_network, quantized_network
-from refquant.theory.quantizer_error import ROUNDING, on_grid, quantizer_error, quantizer_image
+from refquant.theory.quantizer_error import ROUNDING, noise_radius, on_grid, quantizer_error, quantizer_image
 from refquant.theory.rounding_error import UNITS, gamma
 from refquant.theory.spectral import conv_norm_bound, norm_bound, overlap
 
@@ -443,6 +443,41 @@ def test_bounds_with_a_confidence_hold_for_dither_as_often_as_they_say() -> None
     assert tight > 0.2 * runs  # a third of the width would not do
     assert bounds.failure == pytest.approx(0.1)
     assert box.magnitude.max() < sure.affine["z"].magnitude.max() / 2
+
+
+SIDES = {"floor": (0.0, 1.0), "toward_zero": (0.0, 1.0), "ceil": (-1.0, 0.0), "away_from_zero": (-1.0, 0.0)}
+"""Where dither lies, in steps, for errors of positive numbers to be uniform; else half a step to both sides."""
+
+
+@pytest.mark.guarantee(
+    "Bounds with a confidence hold for dither in every rounding mode and with every quotient", kind="sampled"
+)
+@pytest.mark.parametrize("spec", [
+    *(rq.QuantSpec(8, rounding=mode) for mode in ROUNDING), *(rq.QuantSpec(8, quotient=name) for name in QUOTIENTS)
+])  # fmt: skip
+def test_bounds_with_a_confidence_hold_for_every_spec(spec: rq.QuantSpec) -> None:
+    """Of 200 positive numbers: toward zero all become less, and with a scale in bfloat16 all are off to one side."""
+    rng, step = np.random.default_rng(8), 2.0**-4 * (1 + 0.45 * 2.0**-8)
+    attrs = [{"in_features": n, "out_features": m} for n, m in ((1, 200), (200, 1))]
+    nodes = Node("h", "Gemm", ("x",), attrs[0], {"weight": "A"}), Node("z", "Gemm", ("h",), attrs[1], {"weight": "B"})
+    arrays = {"A": rng.uniform(4, 6, (200, 1)).astype(np.float32), "B": np.ones((1, 200), np.float32)}
+    plan = QuantPlan(activations={"h": ActivationQuantizer(spec, np.array(step), np.array(0))})
+    graph, failed, h = Graph("sum", InputSpec("x", (1,)), "z", nodes, arrays), 0, arrays["A"][:, 0].astype(np.float64)
+    box = bound_error(graph, plan, np.ones((1, 1), np.float32), confidence=0.9).affine["z"]
+    for _ in range(200):
+        low, high = SIDES.get(spec.rounding, (-0.5, 0.5))
+        dither = step * rng.uniform(low, high, h.shape)
+        e = (fake_quantize(h + dither, step, 0, spec=spec) - dither - h).sum()
+        failed += not box.low[0, 0] <= e <= box.high[0, 0]
+    assert failed <= 0.1 * 200
+
+
+def test_noise_is_claimed_only_where_the_box_is_about_a_step() -> None:
+    q = rq.QuantSpec(3), np.array(1.0), np.array(0)
+    v = Box(np.array([0.2, 3.0, 2.0, -4.4, -3.0]), np.array([0.2, 3.0, 3.0, -3.9, 2.0]))
+    assert noise_radius(*q, v, quantizer_error(*q, v, "float64")).tolist() == [0.5, 0, 0.5, 0, 0.5]
+    for spec in (rq.QuantSpec(3, rounding="toward_zero"), rq.QuantSpec(20, quotient="bfloat16")):
+        assert not noise_radius(spec, *q[1:], v, quantizer_error(spec, *q[1:], v, "float64")).any()
 
 
 def test_what_does_not_fit_is_refused() -> None:

@@ -7,10 +7,12 @@ and a number's bound is the sum of its coefficients' magnitudes: symbols that me
 coefficients come from u e_out = (L^T u) e_in + u c, step by step: a few forms cost a few runs, whatever the number of
 symbols.  Every rest then adds its middle times u to the constant and r |u| to the radius.
 
-With a failure probability delta, rests of quantizers that do not clip are taken for independent noise about their
-middles; by Hoeffding's inequality (1963, theorem 2) they add at most sqrt(2 ln(2 / delta) sum (u r)^2) instead of
-sum |u| r, but with probability delta.  For subtractive dither that is a theorem; for rounding, which is what
-quantizers do, it is a model.
+With a failure probability delta, rests of quantizers that do not clip are taken for independent noise of radius r,
+whose means are off their middles by no more than r - h, h the radius that is due to chance (half a step, see
+`quantizer_error.noise_radius`); by Hoeffding's inequality (1963, theorem 2) they add at most sum |u| (r - h) and
+sqrt(2 ln(2 / delta) sum (u r)^2) instead of sum |u| r, but with probability delta.  For subtractive dither of values
+half a step or more from the ends of the grid that is a theorem; for rounding, which is what quantizers do, it is a
+model.
 
 Float64 roundings: an L^T u that is off by delta leaves delta e_in, at most gamma |u| |L| |e_in|; so each step's own
 enclosure pays for it, as it does where forms that come back from several readers are added up.
@@ -39,24 +41,24 @@ LARGEST = 2**24
 class _Sum:
     """u c summed over the elements of boxes, for many forms u: the middle and the radius of what it may be.
 
-    noise: the part of the radius that is due to noise, and power the sum of its squares.
+    noise: |u| h summed, the part of the radius that is due to chance, and power the sum of (u r)^2 where there is any.
     """
 
     def __init__(self, N: int, K: int, chance: bool) -> None:
         self.middle, self.radius, self.noise, self.power = (np.zeros((N, K)) for _ in range(4))
         self.count, self.chance = 8, chance
 
-    def add(self, u: Reals, c: Box, extra: Reals | float = 0.0, noise: NDArray[np.bool_] | None = None) -> None:
+    def add(self, u: Reals, c: Box, extra: Reals | float = 0.0, noise: Reals | None = None) -> None:
         """u c for all c of the box, and |u| times extra."""
         N, K = u.shape[:2]
         U = u.reshape(N, K, -1)
         middle, r = c.middle.reshape(N, -1, 1), c.radius.reshape(N, -1, 1)
         slip = np.broadcast_to(np.asarray(extra), c.low.shape).reshape(r.shape) + gamma(U.shape[2] + 8) * np.abs(middle)
         if noise is not None and self.chance:
-            chance = np.where(noise.reshape(r.shape), r, 0.0)
-            r = r - chance
-            self.noise += np.matmul(np.abs(U), chance)[:, :, 0]
-            self.power += np.matmul(U * U, chance * chance)[:, :, 0]
+            h = np.minimum(noise.reshape(r.shape), r)
+            self.noise += np.matmul(np.abs(U), h)[:, :, 0]
+            self.power += np.matmul(U * U, np.where(h > 0, r * r, 0.0))[:, :, 0]
+            r = r - h
         self.middle += np.matmul(U, middle)[:, :, 0]
         self.radius += np.matmul(np.abs(U), r * (1 + gamma(U.shape[2] + 8)) + slip)[:, :, 0]
         self.count += U.shape[2] + 8

@@ -136,8 +136,9 @@ def bound_error(
     are the ones their rules give, which for single images follows the quantized run itself, in interval arithmetic.
     width: affine arithmetic refines linear steps of at most so many elements.
     confidence: None for certain bounds.  Else the errors of quantizers are taken for independent noise about the middle
-    of their interval, and all boxes `affine` of an image hold at once with this probability: a theorem for subtractive
-    dither, a model for rounding, no bound.
+    of their interval, where that is a step wide (`quantizer_error.noise_radius`), and all boxes `affine` of an image
+    hold at once with this probability: a theorem for subtractive dither of values half a step or more from the ends of
+    the grid, a model for rounding, no bound.
 
     Infinite where nothing is known.  Raises ArgumentError for images, a plan, or an op that do not fit (quantizers have
     to saturate and be deterministic), a radius that is not finite and at least 0, and a confidence that is not between

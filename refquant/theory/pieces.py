@@ -76,7 +76,7 @@ class Piece(NamedTuple):
     range: of e_out, by interval arithmetic.  rest: the box of c.  pull: from u, shape (N, K, *output), to L^T u for
     each input.  spread: at least |L| |e_in|, so that roundings of L^T u are worth gamma(returns) |u| spread.
     ends: whether nothing about e_in is unknown: then `range` says all.
-    noise: where c is the error of a quantizer away from the ends of its grid; None: nowhere.
+    noise: how much of the radius of c is due to chance, if errors of quantizers are noise; None: nothing.
     """
 
     range: Box
@@ -85,7 +85,7 @@ class Piece(NamedTuple):
     spread: Reals
     returns: int
     ends: bool
-    noise: NDArray[np.bool_] | None = None
+    noise: Reals | None = None
 
 
 def linear_piece(step: Step, at: Place) -> Piece:

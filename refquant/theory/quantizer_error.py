@@ -23,7 +23,15 @@ from ..quant.spec import QuantSpec
 from .box import Box, meet, point
 from .rounding_error import LARGE, TINY, UNITS, gamma
 
-__all__ = ["ROUNDING", "check_quantizer", "grid_ends", "on_grid", "quantizer_error", "quantizer_image"]
+__all__ = [
+    "ROUNDING",
+    "check_quantizer",
+    "grid_ends",
+    "noise_radius",
+    "on_grid",
+    "quantizer_error",
+    "quantizer_image",
+]
 
 Reals = NDArray[np.float64]
 
@@ -122,6 +130,27 @@ def on_grid(spec: QuantSpec, scale: NDArray[np.generic], zero_point: NDArray[np.
     """
     ends = grid_ends(spec, scale, zero_point, v.low.shape)
     return np.asarray((v.low >= ends.low) & (v.high <= ends.high))
+
+
+def noise_radius(spec: QuantSpec, scale: NDArray[np.generic], zero_point: NDArray[np.generic], v: Box, d: Box) -> Reals:
+    """Half a step where the errors d of `quantizer_error` may be noise about the middle of their box, 0 elsewhere.
+
+    They may not where a value may be clipped or an end of the grid cuts the box, where nothing is known of the
+    quotient, and in modes toward zero and away from it: there errors of numbers of one sign lie to one side.
+    What a box is wider than a step is due to the quotient and the output: it moves the mean, and is no chance.
+
+    >>> v, s, z = point(np.array([0.2, 3.0])), np.array(1.0), np.array(0)
+    >>> noise_radius(QuantSpec(3), s, z, v, quantizer_error(QuantSpec(3), s, z, v, "float32")).tolist()
+    [0.5, 0.0]
+    """
+    low, high = ROUNDING[spec.rounding]
+    if high - low > 1:
+        return np.zeros_like(v.low)
+    s, z = (p.astype(np.float64) for p in parameters(scale, zero_point, v.low.shape, spec, "noise_radius"))
+    ends = grid_ends(spec, scale, zero_point, v.low.shape)
+    eta = _quotient_error(spec, s, z, ends.magnitude * (1 + gamma(8)))
+    whole = (d.low <= s * (low - eta)) & (d.high >= s * (high + eta))
+    return np.where(whole & on_grid(spec, scale, zero_point, v), s / 2, 0.0)
 
 
 def quantizer_image(

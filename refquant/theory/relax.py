@@ -28,7 +28,7 @@ from ..net.ops_pool import taps
 from .box import Box, choose, hull, meet, point
 from .linear_maps import LINEAR
 from .pieces import Piece, Place, Step, linear_piece
-from .quantizer_error import on_grid, quantizer_error, quantizer_image
+from .quantizer_error import noise_radius, quantizer_error, quantizer_image
 from .rounding_error import TINY, UNITS, gamma, sum_up
 
 __all__ = ["PIECES", "softmax_rounding"]
@@ -178,7 +178,7 @@ def _quantize(step: Step, at: Place) -> Piece:
         few = (image.high - image.low <= d.high - d.low) & ~known
         slope, rest = np.where(few, 0.0, slope), choose(few, jump, rest)
         range_ = meet(range_, jump)
-    noise = ~known & (slope == 1) & on_grid(*q, v)
+    noise = np.where(~known & (slope == 1), noise_radius(*q, v, d), 0.0)
     return _elementwise(slope, range_, rest, e)._replace(noise=noise)
 
 
