@@ -15,9 +15,9 @@ with beta falling from 20 to 2 after a fifth of the steps, before which lambda i
 Activations are float meanwhile; then their scales alone are learned (LSQ), block by block, to lower |dz|^2.4.
 `blockwise` is the form in which later work has it: weights' scales and activations' are learned with the codes.
 
-Otherwise than the released code: all layers get the bits asked for, the first and last too; scales start at those of
-least squared error on the task's grid, which is symmetric; lambda is 0.1, ten times as large, and so is the learning
-rate, since steps are fewer.
+Otherwise than the released code: all layers get the bits asked for, the first and last too, and what they read; scales
+start at those of least squared error, of weights on the task's grid, which is symmetric; those of images stay there
+(`reconstruct.images_in`); lambda is 0.1, ten times as large, and so is the learning rate, since steps are fewer.
 """
 
 from collections.abc import Callable, Mapping
