@@ -174,15 +174,25 @@ for shift in d:
     box = found.affine["z"].widened(slack)
     assert ((box.low <= e) & (e <= box.high)).all()
 
-# %% Lemma 5 (norms).  Clipping, Relu and each logit of a Softmax let no difference grow; a MaxPool lets the norm grow
-# by at most sqrt(overlap), overlap the most windows that a pixel is in.  A zero-padded convolution has at most the
-# norm sqrt(overlap) |K|, K the kernel as a matrix, and at most max over w of |K^(w)|, on any torus on which it does
-# not wrap.
+# %% Lemma 5 (norms).  Clipping, Relu and Softmax let the norm of no difference grow; a MaxPool lets it grow by at most
+# sqrt(overlap), overlap the most windows that a pixel is in.  A zero-padded convolution has at most the norm
+# sqrt(overlap) |K|, K the kernel as a matrix, and at most max over w of |K^(w)|, on any torus on which it does not
+# wrap.
 #
-# Proof.  |max_j x_j - max_j y_j| <= max_j |x_j - y_j|, whose square is at most the sum over the window; added up over
-# windows each pixel counts overlap times.  The same sum bounds |K P|^2 <= |K|^2 |P|^2 over patches P.  On the torus the
-# convolution is block diagonal in the Fourier basis with blocks K^(w); padding, cropping and strides only restrict
-# what goes in and what comes out.  The kernel's own norm is no bound:
+# Proof.  Clipping and Relu are nowhere steeper than 1.  Softmax has the Jacobian diag(p) - p p^T, symmetric, whose
+# rows have sums of magnitudes 2 p_i (1 - p_i) <= 1/2: so its norm is at most 1/2 everywhere, also along the way from
+# one point to another.  |max_j x_j - max_j y_j| <= max_j |x_j - y_j|, whose square is at most the sum over the
+# window; added up over windows each pixel counts overlap times.  The same sum bounds |K P|^2 <= |K|^2 |P|^2 over
+# patches P.  On the torus the convolution is block diagonal in the Fourier basis with blocks K^(w); padding, cropping
+# and strides only restrict what goes in and what comes out.
+
+for p in rng.dirichlet([0.3] * 4, 50):
+    J = np.diag(p) - np.outer(p, p)
+    rows = np.abs(J).sum(axis=1)
+    assert np.allclose(rows, 2 * p * (1 - p))
+    assert np.linalg.norm(J, 2) <= rows.max() + 1e-12 <= 0.5 + 2e-12
+
+# The kernel's own norm is no bound:
 
 window = {"kernel": (3, 3), "stride": (1, 1), "padding": (1, 1, 1, 1), "dilation": (1, 1), "groups": 1}
 ones = np.ones((1, 1, 3, 3))
@@ -241,7 +251,8 @@ assert np.linalg.norm(A @ start) < 1.001 < norm_bound(A)
 #
 # Proof.  Each product meets at most n factors 1 + delta, |delta| <= u, one of its own and n - 1 of additions; their
 # product differs from 1 by at most gamma(n) (Higham 2002, lemma 3.1).  Where a product underflows, it loses at most
-# tiny, also where it is flushed to zero; additions that underflow are exact, or flushed, which loses as much.
+# tiny, also where it is flushed to zero; additions that underflow are exact, or flushed, which loses as much, and of n
+# products and the additions that do something to what is left of them at most n lose so.
 
 n, p = 64, UNITS["float32"]
 for _ in range(50):
@@ -259,6 +270,10 @@ small = np.float32(2.0**-80)
 assert small * small == 0 < Fraction(float(small)) ** 2 * (1 - Fraction(gamma(1, p)))
 three = np.array([1, 2.0**-24, -1], np.float32)
 assert np.float32(np.float32(three[0] + three[1]) + three[2]) == 0 < sum(map(Fraction, three.tolist()))
+
+# Nor is a subnormal operand that arithmetic reads as zero covered: a large factor makes a large loss of it.
+
+assert 0 < 2.0**-127 < TINY["float32"] < 2.0**-127 * 2.0**100
 
 # %% Lemma 7 (sums rounded outwards).  sum_down(a, b) <= a + b <= sum_up(a, b), and both are equal to it where a + b
 # is a float64.
@@ -313,3 +328,17 @@ box = bound_error(graph, QuantPlan(), x).affine["y"]
 assert ((box.low <= e) & (e <= box.high)).all()
 assert (box.magnitude <= 2.001 * gamma(66, p) * (np.abs(x) @ np.abs(W).T)).all()
 assert point(x).known
+
+# A batch norm is its line k x + c here.  A run that takes off the mean first rounds larger numbers:
+
+norm = Node(
+    "y", "BatchNorm", ("x",), {"channels": 1, "eps": 1.0}, {role: role for role in ("gamma", "beta", "mean", "var")}
+)
+moments = {"gamma": 1.0, "beta": 1000.0, "mean": 1000.0, "var": 0.0}
+graph = Graph("norm", InputSpec("x", (1,)), "y", (norm,), {k: np.array([v], np.float32) for k, v in moments.items()})
+tiny_x, shift = np.array([[0.001]], np.float32), np.float32(1000)
+assert (
+    bound_error(graph, QuantPlan(), tiny_x).affine["y"].magnitude.max()
+    < 1e-8
+    < np.max(np.abs(tiny_x - shift + shift - tiny_x))
+)

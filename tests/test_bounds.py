@@ -20,10 +20,11 @@ from refquant.net.ops import OPS
 from refquant.net.plan import ActivationQuantizer
 from refquant.quant.quantizer import fake_quantize
 from refquant.theory import norms, spectral
-from refquant.theory.affine import refine_up_to
+from refquant.theory.affine import bound_forms, refine_up_to
 from refquant.theory.bounds import ErrorBounds, bound_error, bound_rounding, measured_errors, tightness
 from refquant.theory.box import Box, point
 from refquant.theory.difference import Enclosure, Network, enclose, float_network, quantized_network
+from refquant.theory.pieces import Piece
 from refquant.theory.quantizer_error import ROUNDING, noise_radius, on_grid, quantizer_error, quantizer_image
 from refquant.theory.rounding_error import UNITS, gamma
 from refquant.theory.spectral import conv_norm_bound, norm_bound, overlap
@@ -145,6 +146,20 @@ def test_errors_of_networks_of_all_ops_lie_within_their_bounds(
     plan = some_plan(graph, x[:1], bits, terms, biases=bool(seed % 2))
     seen, run = traced(graph, x), traced(graph, x, plan)
     assert not outside(enclosed(graph, plan, x, 40, specified), seen, run)
+
+
+def test_partial_sums_that_cancel_are_paid_for() -> None:
+    """2^53 + 1 + ... + 1 - 2^53 in float64: each 1 is lost, and the middle is 0, but the sum of 60 ones is not."""
+    rests = [-(2.0**53), *[1.0] * 60, 2.0**53]
+    names = [f"r{k}" for k in range(len(rests))]
+    nodes = [Node(name, "Relu", (before,)) for before, name in zip(["x", *names], names, strict=False)]
+    network = float_network(Graph("chain", InputSpec("x", (1,)), names[-1], tuple(nodes), {}))
+    zero = point(np.zeros((1, 1)))
+    pieces = {name: Piece(zero, point(np.full((1, 1), v)), lambda u: [u], np.zeros((1, 1)), 0, False)
+              for name, v in zip(names, rests, strict=True)}  # fmt: skip
+    found = Enclosure(network, dict.fromkeys(["x", *names], zero), pieces)
+    box = bound_forms(found, names[-1], np.ones((1, 1, 1)))
+    assert box.middle[0, 0] == 0 < 60 <= box.high[0, 0] < 200
 
 
 # ---- quantizers -----------------------------------------------------------------------------------------------

@@ -41,12 +41,14 @@ LARGEST = 2**24
 class _Sum:
     """u c summed over the elements of boxes, for many forms u: the middle and the radius of what it may be.
 
-    noise: |u| h summed, the part of the radius that is due to chance, and power the sum of (u r)^2 where there is any.
+    size: the magnitudes of what was added up to the middle, as partial sums may be far larger than it, and terms
+    their number.  noise: |u| h summed, the part of the radius that is due to chance, and power the sum of (u r)^2
+    where there is any.
     """
 
     def __init__(self, N: int, K: int, chance: bool) -> None:
-        self.middle, self.radius, self.noise, self.power = (np.zeros((N, K)) for _ in range(4))
-        self.count, self.chance = 8, chance
+        self.middle, self.size, self.radius, self.noise, self.power = (np.zeros((N, K)) for _ in range(5))
+        self.terms, self.count, self.chance = 4, 8, chance
 
     def add(self, u: Reals, c: Box, extra: Reals | float = 0.0, noise: Reals | None = None) -> None:
         """u c for all c of the box, and |u| times extra."""
@@ -59,7 +61,10 @@ class _Sum:
             self.noise += np.matmul(np.abs(U), h)[:, :, 0]
             self.power += np.matmul(U * U, np.where(h > 0, r * r, 0.0))[:, :, 0]
             r = r - h
-        self.middle += np.matmul(U, middle)[:, :, 0]
+        term = np.matmul(U, middle)[:, :, 0]
+        self.middle += term
+        self.size += np.abs(term)
+        self.terms += 1
         self.radius += np.matmul(np.abs(U), r * (1 + gamma(U.shape[2] + 8)) + slip)[:, :, 0]
         self.count += U.shape[2] + 8
 
@@ -71,7 +76,7 @@ class _Sum:
         """All values that the sum may have; with chance, but with this probability."""
         n = gamma(self.count)
         chance = np.minimum(self.noise, np.sqrt(2 * math.log(2 / failure) * self.power)) if self.chance else 0.0
-        return around(self.middle, (self.radius + chance) * (1 + 2 * n) + n * np.abs(self.middle))
+        return around(self.middle, (self.radius + chance + gamma(self.terms) * self.size) * (1 + 2 * n))
 
 
 def bound_forms(found: Enclosure, value: str, u: Reals, failure: float | None = None) -> Box:

@@ -4,7 +4,8 @@ Letters: a a value of the reference, x^ = a + e of the quantized run.
 
 The reference is a run of `forward` as the network stands, its batch norms unfolded, that was recorded: its tensors
 are known numbers.  The quantized run is `forward` with mode "fake", in which batch norms are folded, or any other
-evaluation of the same network, of the same type, whatever the order of its sums; roundings and all.  That two networks
+evaluation of the same network, of the same type, whatever the order of its sums, with the same folded arrays, and the
+same line k x + c for a batch norm that does not fold; roundings and all.  That two networks
 are bounded by their difference, not one by one, is the idea of Paulsen, Wang and Wang 2020 (ReluDiff).
 """
 

@@ -3,8 +3,8 @@
 Letters: u the unit roundoff of an arithmetic; n roundings in a row, each a factor 1 + delta with |delta| <= u.
 
 `gamma` is certain, whatever the order of a sum.  `probable_gamma` holds with a probability, if the delta are
-independent and of mean zero: a model.  What underflows is off by at most `TINY` more, also where subnormals are
-flushed to zero.
+independent and of mean zero: a model.  What underflows is off by at most `TINY` more, also where results that are
+subnormal are flushed to zero; operands that are, as weights or images that small, are taken to be read as they are.
 """
 
 import math
