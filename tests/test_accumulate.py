@@ -378,7 +378,8 @@ def test_alone_and_all_but_are_runs_with_other_plans() -> None:
 
 
 @pytest.mark.guarantee(
-    "The parts of a weight's first t terms are the contribution of the weight cut after t terms", kind="checked"
+    "The parts of a weight's first t terms are what its error cut after t terms becomes by the plan's own secants",
+    kind="checked",
 )
 def test_terms_of_a_sum() -> None:
     rng = np.random.default_rng(6)

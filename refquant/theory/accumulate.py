@@ -10,7 +10,8 @@ and may be negative (a source that cancels others), and what is off the diagonal
 
 A weight of T terms W^ = P_T, P_t the sum of its first t, errs by (P_1 - W) + (P_2 - P_1) + ... + (P_T - P_{T-1}): the
 part of term 1 is the error of the sum cut after one term, that of each later term the correction which it brings; so
-the parts of the first t terms add up to the contribution of the weight cut after t terms, all else as in the plan.
+the parts of the first t terms add up to what the error of the weight cut after t terms becomes by these secants, those
+of the whole plan.  In a run with the weight so cut the secants behind it are others, and its contribution too.
 
 Proofs: proofs/07_accumulation.py.
 """
