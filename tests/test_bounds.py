@@ -23,6 +23,7 @@ from refquant.theory import norms, spectral
 from refquant.theory.affine import bound_forms, refine_up_to
 from refquant.theory.bounds import ErrorBounds, bound_error, bound_rounding, measured_errors, tightness
 from refquant.theory.box import Box, point
+from refquant.theory.certificate import certify
 from refquant.theory.difference import Enclosure, Network, enclose, float_network, quantized_network
 from refquant.theory.pieces import Piece
 from refquant.theory.quantizer_error import ROUNDING, noise_radius, on_grid, quantizer_error, quantizer_image
@@ -527,3 +528,18 @@ def test_where_a_run_may_overflow_nothing_is_said() -> None:
         assert np.isfinite(bound_rounding(graph, x)["z"].magnitude[0, 0]) == finite
     d = quantizer_error(rq.QuantSpec(8), np.array(2.0**120), np.array(0), point(np.zeros(1)), "float32")
     assert np.isinf(d.high).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow", "ignore:invalid value")
+@pytest.mark.parametrize("kind", [{}, {"specified": True}, {"radius": 1.0}])
+def test_where_the_reference_has_overflowed_nothing_is_said(kind: dict[str, Any]) -> None:
+    """1.5 2^128 - 1.5 2^128 is not a number in float32, and is read by a quantizer."""
+    attrs = [{"in_features": n, "out_features": m} for n, m in ((2, 1), (1, 2))]
+    nodes = Node("z", "Gemm", ("x",), attrs[0], {"weight": "w"}), Node("y", "Gemm", ("z",), attrs[1], {"weight": "v"})
+    arrays = {"w": np.array([[2.0**127, -(2.0**127)]], np.float32), "v": np.ones((2, 1), np.float32)}
+    graph, x = Graph("large", InputSpec("x", (2,)), "y", nodes, arrays), np.array([[3.0, 3.0]])
+    plan = QuantPlan(activations={"z": ActivationQuantizer(rq.QuantSpec(8), np.array(0.5), np.array(0))})
+    bounds = bound_error(graph, plan, x, **kind)
+    assert np.isinf([bounds.affine["y"].high, bounds.interval["y"].high, -bounds.affine["y"].low]).all()
+    assert np.isinf(bounds.norm["y"]).all()
+    assert certify(graph, plan, x, **kind).gaps.min() == -np.inf

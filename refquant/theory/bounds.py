@@ -26,7 +26,7 @@ from ..net.graph import Graph
 from ..net.plan import QuantPlan
 from ..net.program import transform
 from .affine import refine_up_to, refined
-from .box import Box, hull, point
+from .box import Box, certain, hull, point
 from .difference import Enclosure, Network, enclose, float_network, quantized_network
 from .norms import euclidean, norm_bounds
 from .pair import images_of
@@ -102,7 +102,7 @@ def start_box(graph: Graph, x: ArrayLike, radius: float) -> Box:
         return point(np.zeros_like(middle))
     r, wide = np.asarray(float(radius)), X.astype(np.float64)
     ends = (transform(graph.input, end).astype(np.float64) for end in (sum_down(wide, -r), sum_up(wide, r)))
-    return hull(ends) - point(middle)
+    return certain(hull(ends) - point(middle))
 
 
 def _shown(network: Network, seen: Mapping[str, Reals], boxes: Mapping[str, Box]) -> dict[str, Box]:

@@ -76,12 +76,13 @@ def _least_gaps(found: Enclosure, z: Reals, y: NDArray[np.int64]) -> Reals:
     apart = sum_down(e.low[rows, y][:, None], -e.high)
     gaps = sum_down(_gaps(z, y), np.maximum(form, apart))
     gaps[rows, y] = np.inf
-    return gaps
+    return np.where(np.isnan(gaps), -np.inf, gaps)
 
 
 def _gaps(z: Reals, y: NDArray[np.int64]) -> Reals:
-    """z_y - z_i, rounded down."""
-    return sum_down(z[np.arange(len(z)), y][:, None], -z)
+    """z_y - z_i, rounded down; -inf where they have overflowed."""
+    gaps = sum_down(z[np.arange(len(z)), y][:, None], -z)
+    return np.where(np.isnan(gaps), -np.inf, gaps)
 
 
 def certify(

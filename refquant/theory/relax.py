@@ -25,7 +25,7 @@ from ..arith.exact import UNIT
 from ..net.op import Point
 from ..net.ops import OPS
 from ..net.ops_pool import taps
-from .box import Box, choose, hull, meet, point
+from .box import Box, certain, choose, hull, meet, point
 from .linear_maps import LINEAR
 from .pieces import Piece, Place, Step, linear_piece
 from .quantizer_error import noise_radius, quantizer_error, quantizer_image
@@ -168,7 +168,7 @@ def _quantize(step: Step, at: Place) -> Piece:
     """
     (e,), (a,), q = at.e, at.a, step.quantizer
     assert q is not None
-    v = point(a) + e
+    v = certain(point(a) + e)  # also of a reference that has overflowed
     known = v.low == v.high
     d, image = quantizer_error(*q, v, at.to), quantizer_image(*q, v, at.to)
     d = choose(known, image - v, d)
