@@ -20,6 +20,7 @@ import numpy as np
 from scipy.stats import beta, binom
 
 import refquant as rq
+from refquant.net.fold import fold_batch_norm
 from refquant.net.graph import Graph, InputSpec, Node
 from refquant.net.plan import ActivationQuantizer, QuantPlan
 from refquant.theory.bounds import bound_error
@@ -47,7 +48,7 @@ def quantizer(scale: float, bits: int = 8) -> ActivationQuantizer:
 
 
 # %% Lemma 1 (code-exact).  If every weight decodes to the float weight, bit for bit, and nothing else is quantized, the
-# quantized network's tensors are the float network's, bit for bit, for every input.
+# quantized network's tensors are those of the float network with its batch norms folded, bit for bit, for every input.
 #
 # Proof.  Both runs perform the same operations on the same numbers.  When weights are multiples of 2^-k below 2^m, some
 # T terms do it (`05_terms.py`, lemma 4).
@@ -63,6 +64,15 @@ terms = rq.MultiTerm(np.array([high, codes - 16 * high]), np.array([0.25, 2.0**-
 exact = QuantPlan({"z": terms})
 assert terms.decode().tobytes() == graph.arrays["zW"].tobytes()
 assert rq.forward(graph, x, exact, "fake").tobytes() == rq.forward(graph, x).tobytes()
+
+# Where a batch norm is not folded in the float run, that run rounds otherwise, and last bits differ without a plan:
+
+norm = Node("n", "BatchNorm", ("z",), {"channels": 3, "eps": 0.1}, {k: k for k in ("gamma", "beta", "mean", "var")})
+moments = {k: rng.uniform(0.5, 2, 3).astype(np.float32) for k in norm.params.values()}
+normed = Graph("normed", graph.input, "n", (*graph.nodes, norm), {**graph.arrays, **moments})
+assert (rq.forward(normed, x, QuantPlan(), "fake") != rq.forward(normed, x)).any()
+folded = fold_batch_norm(normed)
+assert rq.forward(normed, x, QuantPlan(), "fake").tobytes() == rq.forward(folded, x).tobytes()
 
 # With one term the logits differ, and so they do, with both, where activations are quantized, too:
 
@@ -182,10 +192,10 @@ for _ in range(100):
     assert 256 * (h1 @ h2) + 16 * (h1 @ l2 + l1 @ h2) + l1 @ l2 == q @ w
 
 # %% Theorem 3 (not one chain).  Code-exact implies class-certified on every set of images without ties (roundings are
-# bounded, too: without gaps that small); class-certified implies class-equal on that set.  No other of the implications
-# between the five holds in general.
+# bounded, too: without gaps that small), and class-equal on every set, where batch norms are folded; class-certified
+# implies class-equal on that set.  No other of the implications between the five holds in general.
 #
-# Proof.  The first: e = 0 but for roundings; the second is theorem 1.  For the others, by example:
+# Proof.  The first: e = 0 but for roundings, and none by lemma 1; the second is theorem 1.  For the others, by example:
 # class-equal without a certificate, theorem 1; class-certified with other logits, below; statistically equivalent with
 # changed classes, k = 1 of 10,000 below; class-equal on a set that is too small, U = 0.26 for none of 10.
 # Output-exact has another reference: an 8-bit integer network may itself have other classes than the float network.
