@@ -314,10 +314,16 @@ def test_norm_bounds_of_matrices_are_above_and_close(seed: int, m: int, n: int, 
         A = np.ldexp(rng.integers(-2, 3, (m, n)).astype(float), power)
     top = np.linalg.norm(A, 2)
     bound = float(norm_bound(A))
-    assert top * (1 - 2.0**-40) <= bound <= top * (1 + 1e-4)
+    assert top * (1 - 2.0**-40) <= bound <= top * (1 + 1e-5)
     v = np.linalg.svd(A)[2][0]
     assert np.linalg.norm(A @ v) <= bound * (1 + 2.0**-40)
     assert float(norm_bound(np.zeros((m, n)))) == 0
+
+
+def test_a_norm_that_is_subnormal_is_rounded_up() -> None:
+    for A in (np.array([[5e-324, 5e-324]]), np.full((3, 1), 2.0**-1060)):  # sqrt(2) and sqrt(3) times a power of two
+        square = sum((Fraction(float(a)) ** 2 for a in A.ravel()), Fraction(0))
+        assert square <= Fraction(float(norm_bound(A))) ** 2
 
 
 @pytest.mark.parametrize("factor", [0.0, 0.5, 0.99])

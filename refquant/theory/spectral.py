@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from ..arith.exact import UNIT
 from ..net.op import Attrs, Shape
-from .rounding_error import gamma
+from .rounding_error import TINY, gamma
 
 __all__ = ["conv_norm_bound", "norm_bound", "overlap"]
 
@@ -56,11 +56,17 @@ def norm_bound(A: Reals) -> Reals:
     try:
         np.linalg.cholesky(rest[energy > 0])
     except np.linalg.LinAlgError:  # the guess was wrong
-        return np.asarray(np.ldexp(np.sqrt(energy) * (1 + gamma(4)), exponent))
+        return _unscaled(np.sqrt(energy) * (1 + gamma(4)), exponent)
     # R^T R = rest + D with |D| <= gamma(m + 1) |R^T| |R|, whose norm is at most gamma(m + 1) trace(R^T R) (1 + ...)
     trace = m * t + energy
     off = 2 * gamma(m + 2) * trace + gamma(n + 4) * energy + 4 * UNIT * (t + energy)
-    return np.asarray(np.ldexp(np.sqrt(t + off) * (1 + gamma(4)), exponent))
+    return _unscaled(np.sqrt(t + off) * (1 + gamma(4)), exponent)
+
+
+def _unscaled(v: Reals, exponent: NDArray[np.int_]) -> Reals:
+    """v 2^exponent, rounded up where it is subnormal."""
+    found = np.ldexp(v, exponent)
+    return np.where((v > 0) & (found < TINY["float64"]), np.nextafter(found, np.inf), found)
 
 
 def overlap(attrs: Attrs) -> int:
