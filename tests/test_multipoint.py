@@ -1,5 +1,6 @@
 """Multipoint: the decay that is proved, points by output error against chance, budgets and their accounting."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -10,6 +11,7 @@ from refquant.ptq.complexity import complexity
 from refquant.ptq.multipoint import multipoint, point_errors, points_for_budget, points_for_threshold, points_of
 from refquant.ptq.task import Task, make_task
 from refquant.quant.multiterm import with_counts
+from refquant.solve.terms import encode_each
 
 DATA = rq.load_data("fashion-mnist")
 
@@ -31,6 +33,22 @@ def test_errors_decay_geometrically(bits: int) -> None:
         for before, after in pairwise(left):
             # scales rounded to float32 move a sum of squares by at most 2^-23 of what was there
             assert np.all(after <= (1 - 1 / d) * before + 2.0**-22 * left[0])
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_with_absmax_scales_the_largest_error_falls_by_half_a_step_a_point(bits: int) -> None:
+    """|r_n|_inf <= (1 / (2 qmax))^n |w|_inf, where every a_i is the largest magnitude of what is left."""
+    task = task_of("resnet", bits)
+    spec, step = replace(task.weight_spec, narrow=True), 1 / (2 ** (bits - 1) - 1)
+    for node in task.graph.linear_nodes:
+        W = task.weight(node).astype(np.float64)
+        first = np.abs(W.reshape(len(W), -1)).max(axis=1)
+        each = encode_each(task.weight(node), spec=spec, terms=4, method="greedy-absmax")
+        for n, sums in enumerate(each, start=1):
+            left = np.abs((sums.decode(np.float64) - W).reshape(len(W), -1)).max(axis=1)
+            # each of n scales is rounded to float32, by at most 2^-24 of itself
+            assert np.all(left <= (step / 2) ** n * first * (1 + n * 2.0**-23))
+            assert n > 1 or np.any(left > 0.9 * step / 2 * first)  # nearly met: half a step would be noticed
 
 
 def test_points_are_never_worse_than_the_papers_grid_search() -> None:
