@@ -282,7 +282,7 @@ LAYERS = {
     "cnn": (32, ["conv1", "conv2", "gemm1", "gemm2"]),
     "resnet": (24, ["conv2", "conv4", "conv10", "gemm1"]),
 }
-"""Images, and layers at which forecasts are held to the measured; docs/accumulation.md has all, with exceptions."""
+"""Images, and layers at which forecasts are held to the measured; docs/accumulation.md has all, and exceptions."""
 
 
 @pytest.mark.guarantee(
