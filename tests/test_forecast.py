@@ -286,8 +286,8 @@ LAYERS = {
 
 
 @pytest.mark.guarantee(
-    "On the mlp's layers the forecast SQNR is within 0.5 dB of the measured at 6 and 8 bits and within 1.5 dB at 4; on "
-    "four layers each of the cnn and the resnet it is, or would be without the correlation of different tensors' errors",
+    "On the mlp's layers the forecast SQNR is within 0.5 dB of the measured at 6 and 8 bits and within 1.5 dB at 4; at "
+    "four layers each of cnn and resnet it is, or would be without the correlation of different tensors' errors",
     kind="checked",
 )
 @pytest.mark.parametrize(("name", "bits"), list(product(LAYERS, WITHIN)))
