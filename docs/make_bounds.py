@@ -210,8 +210,8 @@ as measured and as bounded (`refquant.theory.bounds`).  *Affine*, *norm* and *in
 err no more than rounding may, at most half a step, whatever makes them; they rest on the float run alone.  *Codes as
 specified* holds for the codes that the rules give, in any order of sums; for single images that is little more than
 the quantized run itself in interval arithmetic.  *At 99 %* takes codes' errors for independent noise: a model (a
-theorem for subtractive dither), for all refined elements of an image at once.  *Rounding alone* bounds what other
-float32 runs of the float network may do: it is no part of quantization.
+theorem for subtractive dither away from the ends of the grid), for all refined elements of an image at once.
+*Rounding alone* bounds what other float32 runs of the float network may do: it is no part of quantization.
 
 {tight}
 
