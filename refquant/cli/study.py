@@ -16,6 +16,7 @@ from ..net.graph import Graph
 from ..net.plan_json import plan_to_json
 from ..ptq.methods import METHODS
 from ..ptq.observe import RANGES
+from ..ptq.resume import STATES
 from ..ptq.study import Images, run_study
 from ..quant.profiles import profiles
 from ..zoo import NETWORKS, load_data, load_network
@@ -98,6 +99,7 @@ def _study(args: argparse.Namespace) -> int:
             profile=args.profile,
             method=args.method,
             observer=args.observer,
+            resume=args.resume,
             progress=progress,
         )
     finally:
@@ -131,6 +133,7 @@ def add_study(commands: Any) -> None:
     study.add_argument("--profile", default="seed-nearest@1", choices=profiles(), help="named semantics")
     study.add_argument("--method", default="certified", choices=METHODS, help="how scales and terms are found")
     study.add_argument("--observer", default="minmax", choices=RANGES, help="how activation ranges are found")
+    study.add_argument("--resume", help=f"folder where {', '.join(STATES)} keep what is done, and go on from")
     study.add_argument("--images", type=int, default=2000, help="held-out images to measure on")
     study.add_argument("--out", default="refquant-study", help="folder for plan.json, results.json and report.html")
     study.add_argument("--json", action="store_true", help="print results.json instead of the table")

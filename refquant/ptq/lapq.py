@@ -15,9 +15,10 @@ factor moves them all; with sums of terms, all scales of a channel; the grids ar
 what the code does to weights in step 4 (a shift of a whole channel, off the grid) is done to biases, by the mean input.
 """
 
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -177,6 +178,10 @@ def fitted(surface: Surface, p: float) -> Surface:
 # ---- the method -----------------------------------------------------------------------------------------------
 
 
+def forget(losses: tuple[float, ...]) -> None:
+    """Nothing: the losses so far are not kept."""
+
+
 class Search(NamedTuple):
     """What LAPQ saw: powers p and the loss at each s(p); p* and whether the parabola gave it; Powell's trajectory.
 
@@ -213,27 +218,38 @@ def search(
     rounds: int = 2,
     evaluations: int = 400,
     start: float | None = None,
+    done: Sequence[float] | None = None,
+    keep: Callable[[tuple[float, ...]], object] = forget,
 ) -> Search:
     """LAPQ with all that it saw on the way.
 
     driver: a name of `solve.joint.DRIVERS`; rounds, evaluations: its limits.  start: a p in place of p*.
+    keep: called with all losses so far, after each.  done: those of an earlier run of the same task that was broken
+    off: where scales go next depends on losses alone, so the search passes the same points without computing them
+    again, and its result is that of an unbroken run.
 
     Raises ArgumentError for an unknown driver and a p outside 1..4.
     """
-    surface = Surface(task)
+    surface, known = Surface(task), tuple(done or ())
+    seen: list[float] = []
+
+    def recalled(loss: Callable[[Any], float], at: Any) -> float:
+        """The loss at a point, computed unless it is known."""
+        seen.append(known[len(seen)] if len(seen) < len(known) else loss(at))
+        if len(seen) > len(known):
+            keep(tuple(seen))
+        return seen[-1]
+
     losses = []
     for k, p in enumerate(POWERS if start is None else ()):
-        losses.append(_at_one(fitted(surface, float(p))))
+        losses.append(recalled(lambda p: _at_one(fitted(surface, p)), float(p)))
         task.progress("fitting p", k + 1, len(POWERS))
     power, parabola = least_power(POWERS, np.array(losses)) if start is None else (start, False)
     from_here = fitted(surface, power)
-    seen = 0
 
     def loss(factors: NDArray[np.float64]) -> float:
-        nonlocal seen
-        seen += 1
-        task.progress("moving scales", min(seen, evaluations), evaluations)
-        return from_here(factors)
+        task.progress("moving scales", min(len(seen) - len(losses) + 1, evaluations), evaluations)
+        return recalled(from_here, factors)
 
     found = minimize_scales(loss, np.ones(len(surface.names)), method=driver, rounds=rounds, evaluations=evaluations)
     powers = POWERS if start is None else np.array([])
@@ -244,7 +260,15 @@ def _at_one(surface: Surface) -> float:
     return surface(np.ones(len(surface.names)))
 
 
-def lapq(task: Task, *, driver: str = "powell", rounds: int = 2, evaluations: int = 400) -> QuantPlan:
+def lapq(
+    task: Task,
+    *,
+    driver: str = "powell",
+    rounds: int = 2,
+    evaluations: int = 400,
+    done: Sequence[float] | None = None,
+    keep: Callable[[tuple[float, ...]], object] = forget,
+) -> QuantPlan:
     """The plan that LAPQ finds; with `task.labels` by the cross-entropy, as in the paper, else without labels.
 
     Arguments and errors are those of `search`.
@@ -257,4 +281,4 @@ def lapq(task: Task, *, driver: str = "powell", rounds: int = 2, evaluations: in
     >>> sorted(plan.weights), plan.weights["y"].codes.shape, sorted(plan.biases)
     (['y'], (1, 2, 3), ['y'])
     """
-    return search(task, driver=driver, rounds=rounds, evaluations=evaluations).plan
+    return search(task, driver=driver, rounds=rounds, evaluations=evaluations, done=done, keep=keep).plan

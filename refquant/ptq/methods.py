@@ -1,5 +1,6 @@
 """Post-training quantization of a whole network: a table of methods behind one door."""
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,6 +26,7 @@ from .lapq import lapq
 from .lossless import on_axis
 from .multipoint import multipoint
 from .multiterms import Axis, build_axis
+from .resume import STATES, state_in
 from .sequential import FORMS, sequential
 from .task import Progress, Task, make_task, silent
 
@@ -135,9 +137,17 @@ BUDGETED = (*ENCODINGS, "multipoint")
 """Those that spend a budget themselves; for the others `lossless.on_axis` places the terms first."""
 
 
-def run_method(method: str, task: Task) -> QuantPlan:
-    """The plan of a method, under the task's budget if it has one."""
-    run = METHODS[method]
+def run_method(method: str, task: Task, resume: str | os.PathLike[str] | None = None) -> QuantPlan:
+    """The plan of a method, under the task's budget if it has one.
+
+    resume: a folder where the methods of `resume.STATES` keep what they have done, and from where they go on.
+
+    Raises what `resume.state_in` raises.
+    """
+    run: Callable[..., QuantPlan] = METHODS[method]
+    if resume is not None:
+        done, keep = state_in(resume, method, task)
+        run = partial(run, done=done, keep=keep)
     return run(task) if method in BUDGETED else on_axis(run)(task)
 
 
@@ -153,6 +163,7 @@ def quantize_network(
     labels: ArrayLike | None = None,
     seed: int = 0,
     integer: IntegerSpec | None = None,
+    resume: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> QuantPlan:
     """A plan for the network: weights as sums of low-bit terms, activations with zero points.
@@ -164,17 +175,20 @@ def quantize_network(
     methods that draw random numbers.
     integer: the plan is for an integer-only network of these semantics (`forward(mode="integer")`): every
     tensor is quantized, one term a weight; by the methods that encode each weight alone.
+    resume: a folder where the longer methods (`lapq`, `adaquant`, `brecq`, `blockwise`) keep what they have done; one
+    that was broken off goes on from there, with the same result to the bit.
     progress: called with what is being done, how much of it is done, and how much there is.
 
-    Raises ArgumentError for unknown names, no images, a budget below 1, and for an integer-only network with
-    a budget, with float activations or with another method.
+    Raises ArgumentError for unknown names, no images, a budget below 1, for an integer-only network with a budget,
+    with float activations or with another method, and for `resume` with a method that keeps nothing; FileError for
+    a state that belongs to other arguments.
 
     >>> from refquant.zoo import load_data, load_network
     >>> plan = quantize_network(load_network("mlp"), load_data("fashion-mnist").calibration.x[:8], budget=1.5)
     >>> sorted(plan.weights), plan.weights["gemm3"].specs[0].bits
     (['gemm1', 'gemm2', 'gemm3'], 4)
     """
-    one_of(method, METHODS, "method", "quantize_network")
+    one_of(method, METHODS if resume is None else STATES, "method", "quantize_network")
     if budget is not None and not (np.isfinite(budget) and budget >= 1):
         raise ArgumentError(complaint(f"budget={budget}", "at least 1 (one term throughout)", "quantize_network"))
     task = make_task(
@@ -189,7 +203,7 @@ def quantize_network(
         progress=progress or silent,
     )
     if integer is None:
-        return run_method(method, task)
+        return run_method(method, task, resume)
     if budget is not None or bits[1] is None or method not in ENCODINGS:
         got = f"budget={budget}, activation bits {bits[1]}, method={method!r}"
         should = f"None, 2 to 16, one of {', '.join(ENCODINGS)}"

@@ -5,6 +5,7 @@ the training split; every choice is made from these alone.  Each point is then m
 images.  F is held-out top-1 with a Wilson interval, P the bit operations and the weight bits.
 """
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from .complexity import FLOAT_BITS, complexity, uniform_complexity
 from .errors import analyse_errors, sqnr
 from .methods import ENCODINGS, METHODS, Calibrated, calibrate, run_method
 from .multiterms import MOST_TERMS
+from .resume import STATES
 from .task import Progress, make_task
 
 __all__ = ["Images", "Study", "run_study", "sqnr", "wilson"]
@@ -86,18 +88,21 @@ def run_study(
     profile: str = "seed-nearest@1",
     method: str = "certified",
     observer: str = "minmax",
+    resume: str | os.PathLike[str] | None = None,
     progress: Progress | None = None,
 ) -> Study:
     """Quantize along the complexity axis and measure every point.
 
     budget: the point whose plan is returned, bit operations relative to one term (1 to 4); it joins the stations.
     Methods that encode each weight alone are measured at all `MEAN_TERMS`; the others, which run anew for every
-    budget and may take minutes, at one term and at the budget.  progress is called with (what, done, total).  Results
+    budget and may take minutes, at one term and at the budget.  resume: a folder where methods of `resume.STATES`
+    keep what they have done, and from where they go on.  progress is called with (what, done, total).  Results
     hold no times and no paths, so that two runs are equal.
 
-    Raises ArgumentError for arguments out of range and for no held-out images.
+    Raises ArgumentError for arguments out of range, for no held-out images, and for `resume` with a method that keeps
+    nothing; FileError for a state that belongs to other arguments.
     """
-    one_of(method, METHODS, "method", "study")
+    one_of(method, METHODS if resume is None else STATES, "method", "study")
     if not (np.isfinite(budget) and 1 <= budget <= MOST_TERMS):
         raise ArgumentError(complaint(f"budget={budget}", f"between 1 and {MOST_TERMS}", "study"))
     if not graph.linear_nodes or len(graph.shapes[graph.output]) != 1:
@@ -148,7 +153,7 @@ def run_study(
             elif solution is not None:
                 plan = known.axis.plan(solution.value)
             else:
-                plan = run_method(method, replace(task, budget=mean_terms if mean_terms > 1 else None))
+                plan = run_method(method, replace(task, budget=mean_terms if mean_terms > 1 else None), resume)
             if mean_terms == float(budget):
                 chosen = plan
             P = complexity(known.graph, plan)
