@@ -79,9 +79,9 @@ def mixed_section(cells: dict[str, Cell]) -> str:
     text = (
         "\n## Bits by layer: exact, genetic, uniform\n\nThe resnet, weights of 2, 4 or 8 bits a layer, together as "
         "large as 3-bit ones (scales counted), activations 8 bits; codes by `descent` from 128 images, no labels; "
-        "losses are divergences from the float network's softmax. Foretold: the sum of layers' and pairs' own losses "
-        "on the calibration images. Measured: of the uniform plans' layers put together. Anew: codes found again with the "
-        "bits chosen. "
+        "losses are divergences from the float network's softmax. Foretold: the sum of layers' and pairs' own "
+        "losses on the calibration images. Measured: of the uniform plans' layers put together. Anew: codes found "
+        "again with the bits chosen. "
     )
     if not found:
         return text + "Not measured yet.\n"
