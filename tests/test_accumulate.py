@@ -522,15 +522,16 @@ def test_no_error_has_no_shares() -> None:
         ({"x": np.zeros((2, 28, 28))}, "shape"),
         ({"x": np.full((1, 1, 28, 28), np.inf)}, "infinity"),
         ({"plan": None}, "plan=None"),
+        ({"graph": "mlp"}, "graph='mlp', but should be of type Graph"),
         ({"plan": QuantPlan(biases={"nobody": f32([0])})}, "nobody"),
     ],
-    ids=["order", "tensor", "no images", "shape", "infinity", "no plan", "another's plan"],
+    ids=["order", "tensor", "no images", "shape", "infinity", "no plan", "no graph", "another's plan"],
 )
 def test_bad_arguments_are_refused(change: dict[str, Any], words: str) -> None:
     graph = rq.load_network("mlp")
-    good: dict[str, Any] = {"plan": QuantPlan(), "x": np.zeros((1, 1, 28, 28)), "order": "perturbed", "at": None}
+    good: dict[str, Any] = {"graph": graph, "plan": QuantPlan(), "x": np.zeros((1, 1, 28, 28)), "order": "perturbed"}
     with pytest.raises(ArgumentError, match=words):
-        attribute_error(graph, **{**good, **change})
+        attribute_error(**{**good, **change})
     with pytest.raises(NotANumberError, match="NaN"):
         attribute_error(graph, QuantPlan(), np.full((1, 1, 28, 28), np.nan))
 

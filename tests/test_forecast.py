@@ -548,6 +548,8 @@ def test_closed_gaps_and_no_noise() -> None:
 def test_bad_arguments_are_refused() -> None:
     graph, plan, x = noisy_classifier(0.5)
     rng = np.random.default_rng(0)
+    with pytest.raises(ArgumentError, match="rng=7, but should be of type Generator"):
+        forecast_error(graph, plan, x, rng=7)  # type: ignore[arg-type]  # that is the fault
     with pytest.raises(ArgumentError, match="probes=1"):
         forecast_error(graph, plan, x, rng=rng, probes=1)
     with pytest.raises(ArgumentError, match="nowhere"):

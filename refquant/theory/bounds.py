@@ -20,7 +20,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..errors import ArgumentError, complaint, instance_of
+from ..errors import ArgumentError, complaint
 from ..net.forward import forward
 from ..net.graph import Graph
 from ..net.plan import QuantPlan
@@ -157,7 +157,7 @@ def bound_error(
     >>> [e.round(5).item() for e in (*e_y, *e_z)]
     [-0.0625, -0.0625, -0.625, 0.375]
     """
-    network, seen = quantized_network(graph, instance_of(plan, QuantPlan, "plan", "bound_error")), recorded(graph, x)
+    network, seen = quantized_network(graph, plan), recorded(graph, x)
     start = start_box(graph, x, radius)
     failure = None if confidence is None else _failure(confidence, "bound_error")
     plain = enclose(network, seen, start, specified=specified)

@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arith.blas import one_blas_thread
-from ..errors import ArgumentError, complaint
+from ..errors import ArgumentError, complaint, instance_of
 from ..net.gradient import Tape, pushforward
 from ..net.graph import Graph
 from ..net.op import Array, Point, Rule, Tangents
@@ -264,6 +264,8 @@ def _checked(pair: Pair, at: str, rng: np.random.Generator | None, probes: int) 
     if rng is None and width > WIDEST:
         got, should = f"a tensor of {width} elements", f"at most {WIDEST}"
         raise ArgumentError(complaint(got, should, f"forecast at {at}", "pass rng, to probe it"))
+    if rng is not None:
+        instance_of(rng, np.random.Generator, "rng", f"forecast at {at}")
     if type(probes) is not int or probes < 2:
         raise ArgumentError(complaint(f"probes={probes!r}", "an integer of at least 2", "forecast"))
 

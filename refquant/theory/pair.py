@@ -106,7 +106,8 @@ def pair_of(graph: Graph, plan: QuantPlan) -> Pair:
     >>> list(pair.sources), pair.run({"x": np.array([[0.3]])}, "y", pair.sources).output.tolist()
     ([Source(name='x', kind='activation')], [[1.0]])
     """
-    instance_of(plan, QuantPlan, "plan", "pair_of")
+    instance_of(graph, Graph, "graph", "a network and its plan")
+    instance_of(plan, QuantPlan, "plan", "a network and its plan")
     folded, meant = fold_batch_norm(graph), planned(graph, plan)
     own = _separate(with_biases(folded, {name: _bias(folded, name) for name in plan.biases}))
     through, params = through_plan(own, plan) if plan.integer is None else _through_integer(own, meant, plan)
