@@ -63,7 +63,7 @@ class Recipe:
 RECIPES: dict[str, Recipe] = {
     #                epochs batch  rate  decay
     "mlp": Recipe(15, 64, 0.02, 1e-4),
-    "cnn": Recipe(12, 64, 0.05, 5e-4),
+    "cnn": Recipe(12, 64, 0.01, 5e-4),
     "resnet": Recipe(12, 64, 0.05, 5e-4),
 }
 """The recipe of each network."""
