@@ -126,7 +126,7 @@ def gram(figure: Figure, found: Attribution) -> None:
 def forecasts() -> str:
     rows: list[list[str]] = []
     drawn: dict[tuple[str, int], list[tuple[float, Forecast]]] = {}
-    counts = {bits: [0, 0, 0] for bits in (8, 6, 4)}
+    counts, error = {bits: [0, 0, 0] for bits in (8, 6, 4)}, 0.0
     for name in IMAGES:
         x = test_images(name)
         for bits in (8, 6, 4):
@@ -135,6 +135,7 @@ def forecasts() -> str:
             for layer, f in found.items():
                 db = decibels(errors[layer] / f.signal)
                 drawn.setdefault((name, bits), []).append((db, f))
+                error = max(error, -decibels(1 + f.standard_error / f.mse))
                 off, tolerance = f.sqnr_db - db, 1.5 if bits == 4 else 0.5
                 counts[bits][0] += 1
                 counts[bits][1] += abs(off) <= tolerance
@@ -159,7 +160,9 @@ def forecasts() -> str:
         f"are: the forecast, the harmonic rule, the product form. In short: {said}. Where the forecast is further "
         "off, the last columns say why (`theory/excess.py`): slopes that change, correlation of different tensors' "
         "errors with each other and with what is known, of one tensor's elements, and power that is not alpha^2 / "
-        "12.\n\n"
+        "12. Forecasts are estimated by probes: their standard error is up to "
+        f"{error:.1f} dB; the last columns are by probes of their own, and add up to the forecast's distance but for "
+        "that.\n\n"
         + draw("depth", lambda figure: depth(figure, drawn), (7.4, 3.4))
         + table([*head, "kinks", "between", "within", "power"], rows)
     )
