@@ -568,3 +568,17 @@ def test_no_images_of_the_kind_and_no_error() -> None:
     found = forecast_error(graph, QuantPlan(), x)
     assert (found.mse, found.sqnr_db, found.harmonic_db, found.corrected_mse) == (0.0, np.inf, np.inf, 0.0)
     assert probe_rows(found.output, 3, np.random.default_rng(0)).shape == (3, 60, 4)
+
+
+def test_no_signal() -> None:
+    """Images of zeros: all that a bias adds is error, and no number of decibels."""
+    graph, _, x = noisy_classifier(0.5)
+    node = replace(graph.nodes[-1], params={"weight": "W", "bias": "b"})
+    biased = replace(graph, nodes=(graph.nodes[0], node), arrays={**graph.arrays, "b": f32(np.zeros(4))})
+    plan = QuantPlan(biases={"z": f32(np.ones(4))})
+    found = forecast_error(biased, plan, 0 * x)
+    assert (found.mse, found.signal, found.sqnr_db) == (4.0, 0.0, -np.inf)
+    why = excess(biased, plan, 0 * x, rng=np.random.default_rng(0))
+    assert (why.measured, why.total) == (4.0, 0.0)
+    assert np.isnan(decibels(np.nan))
+    assert forecast_error(graph, QuantPlan(), 0 * x).sqnr_db == np.inf

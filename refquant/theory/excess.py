@@ -44,7 +44,7 @@ class Excess:
     forecast: float
 
     def _step(self, before: float, after: float) -> float:
-        return decibels(after / self.signal) - decibels(before / self.signal) if before and after else 0.0
+        return decibels(after / before) if before and after else 0.0
 
     @property
     def kinks(self) -> float:

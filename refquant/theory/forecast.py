@@ -35,7 +35,7 @@ from .accumulate import mean_square
 from .jacobian import probe_rows, second_moments, unit_rows
 from .noise import Noise, known_noise, noise_of
 from .pair import Pair, Source, images_of, pair_of, reached_from
-from .ratios import Ratio, decibels, harmonic, product, ratio_of
+from .ratios import Ratio, decibels, harmonic, product, ratio_of, relative
 
 __all__ = ["Forecast", "Model", "forecast_error", "forecast_layers", "model_of"]
 
@@ -75,8 +75,8 @@ class Forecast:
 
     @property
     def sqnr_db(self) -> float:
-        """10 log10 of E|y|^2 / E|e|^2."""
-        return decibels(self.mse / self.signal)
+        """10 log10 of E|y|^2 / E|e|^2: infinite without an error, else minus infinity without a signal."""
+        return decibels(relative(self.mse, self.signal))
 
     @property
     def corrected_mse(self) -> float:

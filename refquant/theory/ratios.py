@@ -26,7 +26,7 @@ import numpy as np
 
 from ..net.op import Array
 
-__all__ = ["Ratio", "decibels", "harmonic", "product", "ratio_of"]
+__all__ = ["Ratio", "decibels", "harmonic", "product", "ratio_of", "relative"]
 
 
 class Ratio(NamedTuple):
@@ -43,9 +43,16 @@ def ratio_of(x: Array, quantized: Array) -> Ratio:
     Ratio(nsr=0.04, beta=0.12)
     """
     d, signal = quantized - x, float(np.sum(x * x))
-    if not signal:
-        return Ratio(float("inf") if np.any(d) else 0.0)
-    return Ratio(float(np.sum(d * d)) / signal, float(np.sum(x * d)) / signal)
+    return Ratio(relative(float(np.sum(d * d)), signal), float(np.sum(x * d)) / signal if signal else 0.0)
+
+
+def relative(noise: float, signal: float) -> float:
+    """The noise-to-signal ratio of two powers: without a signal infinite, and 0 without noise.
+
+    >>> relative(1.0, 4.0), relative(1.0, 0.0), relative(0.0, 0.0)
+    (0.25, inf, 0.0)
+    """
+    return noise / signal if signal else float("inf") if noise else 0.0
 
 
 def harmonic(ratios: Iterable[Ratio]) -> float:
@@ -68,9 +75,9 @@ def product(ratios: Iterable[Ratio]) -> float:
 
 
 def decibels(nsr: float) -> float:
-    """SQNR = -10 log10 NSR; infinite for no noise.
+    """SQNR = -10 log10 NSR; infinite for no noise, minus infinity for no signal, NaN for NaN.
 
-    >>> decibels(0.01)
-    20.0
+    >>> decibels(0.01), decibels(0.0), decibels(float("inf"))
+    (20.0, inf, -inf)
     """
-    return -10 * log10(nsr) if nsr > 0 else float("inf")
+    return float("inf") if nsr <= 0 else -10 * log10(nsr)
