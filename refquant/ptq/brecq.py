@@ -17,7 +17,8 @@ Activations are float meanwhile; then their scales alone are learned (LSQ), bloc
 
 Otherwise than the released code: all layers get the bits asked for, the first and last too, and what they read; scales
 start at those of least squared error, of weights on the task's grid, which is symmetric; those of images stay there
-(`reconstruct.images_in`); lambda is 0.1, ten times as large, and so is the learning rate, since steps are fewer.
+(`reconstruct.images_in`); lambda is 0.1, ten times as large, and the learning rate thirty times, since steps are
+fewer.  How these were chosen is in docs/defaults.md.
 """
 
 from collections.abc import Callable, Mapping
@@ -57,7 +58,7 @@ __all__ = ["WEIGHTINGS", "blockwise", "brecq", "learn_codes", "relaxed_weights",
 WARM_UP = 0.2
 """The share of steps before the regularizer sets in."""
 
-RATE, SCALE_RATE = 1e-2, 1e-3
+RATE, SCALE_RATE = 3e-2, 1e-3
 """Adam's learning rates: of rounding variables, and of scales in units of themselves."""
 
 POWER = 2.4
@@ -130,7 +131,7 @@ def sharpness(done: float) -> float:
     return 20.0 - 18.0 * (done - WARM_UP) / (1 - WARM_UP)
 
 
-def relaxed_weights(task: Task, weights: Mapping[str, SoftWeight], scale_rate: float = 0.0) -> Relaxed:
+def relaxed_weights(task: Task, weights: Mapping[str, SoftWeight], rate: float, scale_rate: float = 0.0) -> Relaxed:
     """The weights of some nodes read through their rounding variables, which move; and their scales, with a rate."""
     relaxed = Relaxed()
     for name, soft in weights.items():
@@ -140,7 +141,7 @@ def relaxed_weights(task: Task, weights: Mapping[str, SoftWeight], scale_rate: f
         relaxed |= Relaxed(
             {array: way},
             {names["base"]: soft.base, names["floor"]: soft.floor},
-            {array: Variable(soft.start, 1.0, RATE)},
+            {array: Variable(soft.start, 1.0, rate)},
         ) | with_scales(names["scale"], soft.scale, scale_rate)
     return relaxed
 
@@ -155,12 +156,13 @@ def learn_codes(
     steps: int,
     batch: int,
     weight: float,
+    rate: float = RATE,
     scale_rate: float = 0.0,
 ) -> tuple[dict[str, MultiTerm], dict[str, Array]]:
     """The weights of a part, their codes learned, and all variables as they were before codes became integers.
 
     plan: of what comes before the part.  reads: what its activations are read through.  weights: of squared errors.
-    weight: lambda.  scale_rate: above 0 the weights' scales are learned, too.
+    weight: lambda.  rate: Adam's, of rounding variables.  scale_rate: above 0 the weights' scales are learned, too.
     """
     soft = {}
     for name in part.layers:
@@ -177,7 +179,7 @@ def learn_codes(
         task,
         part,
         prefix(task, plan, part.input),
-        relaxed_weights(task, soft, scale_rate) | reads,
+        relaxed_weights(task, soft, rate, scale_rate) | reads,
         power_loss(task.trace[part.output], weights=weights),
         steps=steps,
         batch=batch,
@@ -226,6 +228,7 @@ def brecq(
     scale_steps: int = 300,
     batch: int = 32,
     weight: float = 0.1,
+    rate: float = RATE,
     done: QuantPlan | None = None,
     keep: Keep = forget,
 ) -> QuantPlan:
@@ -233,8 +236,8 @@ def brecq(
 
     granularity: of the parts, "layer" (AdaRound's), "block", "stage" or "network".  weighting: of squared errors, a
     name of `WEIGHTINGS`; only "fisher" uses labels.  steps, scale_steps: of Adam, a part, for codes and for scales of
-    activations.  batch: images a step.  weight: lambda.  done, keep: of weights, as in `part_by_part`.  With
-    `task.terms` the codes of each last term are learned.
+    activations.  batch: images a step.  weight: lambda.  rate: Adam's, of rounding variables.  done, keep: of weights,
+    as in `part_by_part`.  With `task.terms` the codes of each last term are learned.
 
     Raises ArgumentError for unknown names.
 
@@ -249,7 +252,7 @@ def brecq(
 
     def step(own: Task, part: Part, plan: QuantPlan) -> QuantPlan:
         squares = weigh(own, part, plan)
-        hard, _ = learn_codes(own, part, plan, weights=squares, steps=steps, batch=batch, weight=weight)
+        hard, _ = learn_codes(own, part, plan, weights=squares, steps=steps, batch=batch, weight=weight, rate=rate)
         return replace(plan, weights={**plan.weights, **hard})
 
     plan = part_by_part(task, parts, step, done=done, keep=keep)
@@ -263,6 +266,7 @@ def blockwise(
     steps: int = 1500,
     batch: int = 32,
     weight: float = 0.1,
+    rate: float = RATE,
     done: QuantPlan | None = None,
     keep: Keep = forget,
 ) -> QuantPlan:
@@ -283,6 +287,7 @@ def blockwise(
             steps=steps,
             batch=batch,
             weight=weight,
+            rate=rate,
             scale_rate=SCALE_RATE,
         )
         activations = {**plan.activations, **_rescaled(reads, found)}
