@@ -224,7 +224,7 @@ even what float32 rounding alone might do to it is, at worst, more than its logi
 
 ## How many classes are certified
 
-Per-sample certificates (`refquant.theory.certificate`): the class of an image cannot change, whatever the codes do
+Per-sample certificates (`rq.certify`): the class of an image cannot change, whatever the codes do
 within half a step.  Beside them, in how many images the class is measured to stay.  Where activations stay float there
 is no code that could move: then only weights err, by known numbers, and a certificate follows the run.
 

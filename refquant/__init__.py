@@ -48,6 +48,7 @@ _HOME = {
     "attribute_error": "theory.accumulate",
     "forecast_error": "theory.forecast",
     "bound_error": "theory.bounds",
+    "certify": "theory.certificate",
     "diagnose": "conform.diagnose",
 }
 
@@ -71,6 +72,7 @@ __all__ = [
     "allocate",
     "attribute_error",
     "bound_error",
+    "certify",
     "dequantize",
     "diagnose",
     "encode_terms",
@@ -111,6 +113,7 @@ if TYPE_CHECKING:
     from .solve.terms import encode_terms
     from .theory.accumulate import attribute_error
     from .theory.bounds import bound_error
+    from .theory.certificate import certify
     from .theory.forecast import forecast_error
     from .zoo import load_data, load_network
 
