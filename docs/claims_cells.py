@@ -1,5 +1,6 @@
 """The cells of docs/claims.md: one function a kind of measurement, from network, setting and seed to figures."""
 
+from collections.abc import Callable
 from functools import cache
 from itertools import product
 from typing import Any
@@ -38,6 +39,7 @@ from refquant.solve.terms import encode_each
 __all__ = [
     "Cell",
     "decay_cell",
+    "drivers_cell",
     "layers_cell",
     "norms_cell",
     "parts_cell",
@@ -110,26 +112,46 @@ def least_at(network: str, bits: int, name: str, p: float) -> Array:
 LEAST = lapq.least
 
 
+def searched(start: Surface, driver: str, evaluations: int, spare: Task) -> Cell:
+    """The loss where a search begins and where it ends, and both on spare images."""
+    ones = np.ones(len(start.names))
+    end = minimize_scales(start, ones, method=driver, evaluations=evaluations)
+    plans = {"first": start.plan(ones), "last": start.plan(end.scales)}
+    spares = {f"spare {k}": calibration_loss(spare, plan) for k, plan in plans.items()}
+    return {"first": float(end.losses[0]), "last": end.loss, **spares}
+
+
+def surfaces(task: Task, network: str) -> Callable[[float], Surface]:
+    """From p to the surface around s(p)."""
+    own = patch.object(lapq, "least", lambda own, node, p: least_at(network, own.bits[0], node.name, p))
+    with own:
+        surface = Surface(task)
+
+    @cache
+    def at(p: float) -> Surface:
+        with own:
+            return fitted(surface, p)
+
+    return at
+
+
 def scales_cell(network: str, bits: str, seed: int) -> Cell:
     """The loss over p, and where searches from several p end."""
     w, a = map(int, bits.split("-"))
     task, spare = task_of(network, (w, a), 96, seed), spare_task(network)
-    with patch.object(lapq, "least", lambda own, node, p: least_at(network, own.bits[0], node.name, p)):
-        surface = Surface(task)
-        ones = np.ones(len(surface.names))
-        by_power = {p: fitted(surface, p) for p in (1.0, *POWERS)}
-        losses = [by_power[p](ones) for p in POWERS]
-        star, parabola = least_power(np.array(POWERS), np.array(losses))
-        by_power.setdefault(star, fitted(surface, star))
-    found: Cell = {"losses": losses, "star": star, "parabola": parabola}
+    around = surfaces(task, network)
+    losses = [around(p)(np.ones(len(around(p).names))) for p in POWERS]
+    star, parabola = least_power(np.array(POWERS), np.array(losses))
     starts = {"star": star, "1": 1.0, "2": 2.0, "3": 3.0}
-    for driver, name in (*(("powell", name) for name in starts), ("coordinate", "star")):
-        from_here = by_power[starts[name]]
-        end = minimize_scales(from_here, ones, method=driver, evaluations=EVALUATIONS)
-        plans = {"first": from_here.plan(ones), "last": from_here.plan(end.scales)}
-        spares = {f"spare {k}": calibration_loss(spare, plan) for k, plan in plans.items()}
-        found[f"{driver} {name}"] = {"first": float(end.losses[0]), "last": end.loss, **spares}
-    return found
+    ends = {f"powell {name}": searched(around(p), "powell", EVALUATIONS, spare) for name, p in starts.items()}
+    return {"losses": losses, "star": star, "parabola": parabola, **ends}
+
+
+def drivers_cell(network: str, bits: str, seed: int) -> Cell:
+    """Powell and coordinate descent from the same scales, s(2.5), for as long that both go round once at least."""
+    w, a = map(int, bits.split("-"))
+    start, spare = surfaces(task_of(network, (w, a), 96, seed), network)(2.5), spare_task(network)
+    return {driver: searched(start, driver, 3 * EVALUATIONS, spare) for driver in ("powell", "coordinate")}
 
 
 # ---- AdaQuant -------------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from claims_cases import BUDGETS, SEEDS
 from claims_cells import (
     Cell,
     decay_cell,
+    drivers_cell,
     layers_cell,
     norms_cell,
     parts_cell,
@@ -69,6 +70,7 @@ KINDS: dict[str, tuple[Callable[[str, str, int], Cell], tuple[str, ...], tuple[s
     "unmoved": (unmoved_cell, ("mlp", "cnn", "resnet"), ("all",), SEEDS),
     "mixed": (mixed_cell, ("resnet",), ("3",), SEEDS),
     "tuned": (tuned_cell, ("mlp", "cnn", "resnet"), ("4", "2"), SEEDS),
+    "drivers": (drivers_cell, ("mlp", "resnet"), ("4-4", "2-2"), SEEDS),
     "rounding": (rounding_cell, ("mlp", "cnn"), ("4", "3", "2"), SEEDS),
 }
 """kind -> its measurement, networks, settings, how many seeds."""

@@ -6,10 +6,10 @@ L_ia that plan's with layer i at choice a, L_ia,jb with two layers.
     AdaQuant: min sum_i (L_ia - L_0) under the budget, as if losses added up.
     BRECQ:    the same and, for two layers of one block, what they add together: L_ia,jb - L_ia - L_jb + L_0.
 
-Hubara et al. 2021 solve theirs by integer programme, on losses of labelled calibration images; Li et al. 2021 (BRECQ),
-section 3.4, theirs by a genetic algorithm whose code is not released, measuring pairs at the fewest bits alone.  Here
-both are solved exactly (`solve.allocate`, `solve.pairs`), and what the chosen plan's loss is beside what the sum
-foretold is part of the answer: that losses add up is an assumption.
+Hubara et al. 2021 solve theirs by integer programme, on losses of labelled calibration images; Li et al. 2021
+(BRECQ), section 3.4, theirs by a genetic algorithm whose code is not released, measuring pairs at the fewest bits
+alone.  Here both are solved exactly (`solve.allocate`, `solve.pairs`; `genetic` is for comparison), and what the
+chosen plan's loss is beside what the sum foretold is part of the answer: that losses add up is an assumption.
 """
 
 from collections.abc import Sequence
