@@ -60,8 +60,8 @@ Cell = dict[str, Any]
 EVALUATIONS = 100
 """Of the loss, a search of scales."""
 
-STEPS, BATCH = 250, 16
-"""Of Adam, a part."""
+STEPS, BATCH, RATE = 250, 16, 3e-2
+"""Of Adam, a part; the rate is that of rounding variables."""
 
 
 # ---- images, plans, scores ------------------------------------------------------------------------------------
@@ -250,22 +250,22 @@ def parts_cell(network: str, setting: str, seed: int) -> Cell:
     granularity, images = setting.split("-")
     steps = STEPS * (4 if granularity.endswith("4") else 1)
     task = task_of(network, (2, None), int(images), seed)
-    return both(task, network, brecq(task, granularity=granularity.rstrip("4"), steps=steps, batch=BATCH))
+    return both(task, network, brecq(task, granularity=granularity.rstrip("4"), steps=steps, batch=BATCH, rate=RATE))
 
 
 def weighting_cell(network: str, weighting: str, seed: int) -> Cell:
     task = task_of(network, (2, None), 64, seed)
-    return both(task, network, brecq(task, weighting=weighting, steps=STEPS, batch=BATCH))
+    return both(task, network, brecq(task, weighting=weighting, steps=STEPS, batch=BATCH, rate=RATE))
 
 
 def rounding_cell(network: str, bits: str, seed: int) -> Cell:
     """Nearest against AdaRound's (layer by layer) codes, weights alone; and how far the last layer's are decided."""
     task = task_of(network, (int(bits), None), 64, seed)
-    plans = {"nearest": nearest(task), "learned": brecq(task, granularity="layer", steps=STEPS, batch=BATCH)}
+    plans = {"nearest": nearest(task), "learned": brecq(task, granularity="layer", steps=STEPS, batch=BATCH, rate=RATE)}
     part = parts_of(task.graph, "layer")[-1]
     node = task.graph.node(part.layers[0])
     array = node.params["weight"]
-    hard, values = learn_codes(task, part, QuantPlan(), steps=4 * STEPS, batch=BATCH, weight=1.0)
+    hard, values = learn_codes(task, part, QuantPlan(), steps=4 * STEPS, batch=BATCH, weight=1.0, rate=RATE)
     h = softness(values[array])[0]
     soft = hard[node.name].decode(np.float64) + 0.0
     scale = task.granularity.spread(hard[node.name].scales[-1], soft.shape)

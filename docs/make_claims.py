@@ -69,7 +69,7 @@ KINDS: dict[str, tuple[Callable[[str, str, int], Cell], tuple[str, ...], tuple[s
     "adaquant": (layers_cell, ("mlp", "cnn", "resnet"), ("32",), SEEDS),
     "unmoved": (unmoved_cell, ("mlp", "cnn", "resnet"), ("all",), SEEDS),
     "mixed": (mixed_cell, ("resnet",), ("3",), SEEDS),
-    "tuned": (tuned_cell, ("mlp", "cnn", "resnet"), ("4", "2"), SEEDS),
+    "tuned": (tuned_cell, ("mlp", "cnn", "resnet"), ("2",), SEEDS),
     "drivers": (drivers_cell, ("mlp", "resnet"), ("4-4", "2-2"), SEEDS),
     "rounding": (rounding_cell, ("mlp", "cnn"), ("4", "3", "2"), SEEDS),
 }
