@@ -18,6 +18,7 @@ from refquant.ptq import lapq as lapq_module
 from refquant.ptq import methods
 from refquant.ptq.adaquant import adaquant
 from refquant.ptq.brecq import blockwise, brecq
+from refquant.ptq.distill import blockwise_distilled
 from refquant.ptq.lapq import lapq, search
 from refquant.ptq.methods import quantize_network, run_method
 from refquant.ptq.resume import STATES, digest
@@ -36,6 +37,7 @@ QUICK: dict[str, Callable[..., rq.QuantPlan]] = {  # the table's methods, with f
     "adaquant": lambda task, **kw: adaquant(task, steps=60, batch=16, **kw),
     "brecq": lambda task, **kw: brecq(task, steps=60, scale_steps=20, **kw),
     "blockwise": lambda task, **kw: blockwise(task, steps=60, **kw),
+    "blockwise-distilled": lambda task, **kw: blockwise_distilled(task, steps=60, distill_steps=20, **kw),
 }
 
 

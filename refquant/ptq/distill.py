@@ -23,7 +23,7 @@ from ..net.wiring import Through
 from ..quant.multiterm import MultiTerm
 from .brecq import blockwise
 from .parts import Part
-from .reconstruct import Relaxed, Variable, images_in, read_activations, reconstruct, with_scales
+from .reconstruct import Keep, Relaxed, Variable, forget, images_in, read_activations, reconstruct, with_scales
 from .task import Task
 
 __all__ = ["blockwise_distilled", "distill", "relaxed_biases", "relaxed_scales", "rescaled"]
@@ -95,6 +95,16 @@ def distill(
     )
 
 
-def blockwise_distilled(task: Task, *, steps: int = 1500, distill_steps: int = 500) -> QuantPlan:
-    """Codes and scales learned block by block (`brecq.blockwise`), then biases and scales from the logits."""
-    return distill(task, blockwise(task, steps=steps), steps=distill_steps)
+def blockwise_distilled(
+    task: Task,
+    *,
+    steps: int = 1500,
+    distill_steps: int = 500,
+    done: QuantPlan | None = None,
+    keep: Keep = forget,
+) -> QuantPlan:
+    """Codes and scales learned block by block (`brecq.blockwise`), then biases and scales from the logits.
+
+    done, keep: of blocks, as in `part_by_part`.
+    """
+    return distill(task, blockwise(task, steps=steps, done=done, keep=keep), steps=distill_steps)

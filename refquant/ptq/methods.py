@@ -175,7 +175,7 @@ def quantize_network(
     methods that draw random numbers.
     integer: the plan is for an integer-only network of these semantics (`forward(mode="integer")`): every
     tensor is quantized, one term a weight; by the methods that encode each weight alone.
-    resume: a folder where the longer methods (`lapq`, `adaquant`, `brecq`, `blockwise`) keep what they have done; one
+    resume: a folder where the longer methods (`resume.STATES`) keep what they have done; one
     that was broken off goes on from there, with the same result to the bit.
     progress: called with what is being done, how much of it is done, and how much there is.
 

@@ -46,7 +46,13 @@ PLAN = Form(
 )
 LOSSES = Form(lambda losses: np.array(losses, np.float64), _losses)
 
-STATES: dict[str, Form] = {"lapq": LOSSES, "adaquant": PLAN, "brecq": PLAN, "blockwise": PLAN}
+STATES: dict[str, Form] = {
+    "lapq": LOSSES,
+    "adaquant": PLAN,
+    "brecq": PLAN,
+    "blockwise": PLAN,
+    "blockwise-distilled": PLAN,
+}
 """method -> what it keeps: the plan after each part, or the losses after each evaluation.  The others take seconds."""
 
 
