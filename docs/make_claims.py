@@ -68,7 +68,7 @@ KINDS: dict[str, tuple[Callable[[str, str, int], Cell], tuple[str, ...], tuple[s
     "weighting": (weighting_cell, ("mlp", "cnn", "resnet"), ("mse", "fisher", "fisher_code"), SEEDS),
     "adaquant": (layers_cell, ("mlp", "cnn", "resnet"), ("32",), SEEDS),
     "unmoved": (unmoved_cell, ("mlp", "cnn", "resnet"), ("all",), SEEDS),
-    "mixed": (mixed_cell, ("resnet",), ("3",), SEEDS),
+    "mixed": (mixed_cell, ("resnet",), ("2,4,8", "2,3,4,8"), SEEDS),
     "tuned": (tuned_cell, ("mlp", "cnn", "resnet"), ("2",), SEEDS),
     "drivers": (drivers_cell, ("mlp", "resnet"), ("4-4", "2-2"), SEEDS),
     "rounding": (rounding_cell, ("mlp", "cnn"), ("4", "3", "2"), SEEDS),
