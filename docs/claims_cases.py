@@ -92,7 +92,8 @@ def cases_of(cells: Cells, kind: str, figure: Figure, ratio: bool = True, name: 
         _, network, setting = key.split("/")
         some = seeds_of(cells, kind, network, setting)
         if some:
-            found.append(Case(f"{network} {name.format(setting.replace('-', 'A'))}", tuple(map(figure, some)), ratio))
+            label = f"{network} {name.format(setting.replace('-', 'A'))}".strip()
+            found.append(Case(label, tuple(map(figure, some)), ratio))
     return tuple(found)
 
 

@@ -8,18 +8,19 @@ from unittest.mock import patch
 
 import numpy as np
 from claims_cases import POWERS
+from scipy.optimize import minimize
 
 import refquant as rq
 from refquant.net.forward import forward
 from refquant.net.gradient import run
-from refquant.net.graph import macs
+from refquant.net.graph import Node, macs
 from refquant.net.loss import divergence
 from refquant.net.op import Array
-from refquant.net.plan import QuantPlan
+from refquant.net.plan import ActivationQuantizer, QuantPlan
 from refquant.ptq import adaquant as ada
 from refquant.ptq import lapq
 from refquant.ptq.activations import with_least_error
-from refquant.ptq.adaquant import adaquant, read_range
+from refquant.ptq.adaquant import adaquant, from_range, read_range
 from refquant.ptq.batchnorm import renormalized
 from refquant.ptq.brecq import brecq, learn_codes
 from refquant.ptq.complexity import complexity
@@ -31,7 +32,7 @@ from refquant.ptq.reconstruct import Relaxed, images_in, power_loss, read_activa
 from refquant.ptq.soft import softness
 from refquant.ptq.straight import free
 from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task
-from refquant.quant.multiterm import with_counts
+from refquant.quant.multiterm import MultiTerm, with_counts
 from refquant.solve.allocate import allocate
 from refquant.solve.joint import minimize_scales
 from refquant.solve.terms import encode_each
@@ -41,6 +42,7 @@ __all__ = [
     "decay_cell",
     "drivers_cell",
     "layers_cell",
+    "light_cell",
     "norms_cell",
     "parts_cell",
     "points_cell",
@@ -199,6 +201,48 @@ def layers_cell(network: str, images: str, seed: int) -> Cell:
     }
     found: Cell = {name: both(task, network, plan) for name, plan in plans.items()}
     return found | {f"layers {name}": layer_errors(network, plans[name]) for name in ("nearest", "parallel")}
+
+
+def light_layer(own: Task, node: Node, known: ActivationQuantizer | None) -> tuple[MultiTerm, ActivationQuantizer]:
+    """A factor of a layer's scales, and one and a shift of the range that it reads, by Nelder-Mead on its error.
+
+    known: the quantizer of what it reads, where another layer has found it.  (The released code has a shift of the
+    weights' range, too, and averages what it finds batch by batch.)
+    """
+    tensor, array = node.inputs[0], node.params["weight"]
+    x, z, q = own.trace[tensor], own.trace[node.name], own.activations[tensor]
+    W, start = own.weight(node), own.encode(node)
+    extent, minimum = q.scale * (q.spec.qmax - q.spec.qmin), q.scale * (q.spec.qmin - q.zero_point)
+
+    def at(p: Array) -> tuple[MultiTerm, ActivationQuantizer]:
+        read = known or from_range(q, np.float32(extent * p[1]), np.float32(minimum + extent * p[2]))
+        return lapq.requantized(W, start, p[0]), read
+
+    def loss(p: Array) -> float:
+        if min(p[:2]) <= 0.1:
+            return np.inf
+        sums, read = at(p)
+        inputs = QuantPlan(activations={tensor: read}).activation(tensor, x)
+        y = run(own.graph, {tensor: inputs}, {array: sums.decode()}, output=node.name).output
+        return float(((y - z) ** 2).mean())
+
+    simplex = np.array([[1, 1, 0], [1.1, 1, 0], [1, 1.1, 0], [1, 1, 0.05]])
+    options = {"maxfev": 60, "initial_simplex": simplex}
+    return at(minimize(loss, simplex[0], method="Nelder-Mead", options=options).x)
+
+
+def light(task: Task) -> QuantPlan:
+    """AdaQuant's form without moving weights: ranges of each layer alone."""
+    own, plan = with_least_error(task), QuantPlan()
+    for node in own.graph.linear_nodes:
+        sums, read = light_layer(own, node, plan.activations.get(node.inputs[0]))
+        plan = QuantPlan({**plan.weights, node.name: sums}, {**plan.activations, node.inputs[0]: read})
+    return plan
+
+
+def light_cell(network: str, images: str, seed: int) -> Cell:
+    task = task_of(network, (4, 4), int(images), seed)
+    return {name: both(task, network, plan) for name, plan in (("light", light(task)), ("nearest", nearest(task)))}
 
 
 def norms_cell(network: str, bits: str, seed: int) -> Cell:

@@ -79,10 +79,10 @@ def mixed_section(cells: dict[str, Cell]) -> str:
     """Means over the seeds measured, for each set of widths."""
     text = (
         "\n## Bits by layer: exact, genetic, uniform\n\nThe resnet, weights of several widths, together at most as "
-        "large as 3-bit ones (scales counted), activations 8 bits; codes by `descent` from 128 images, no labels; losses are "
-        "divergences from the float network's softmax. Foretold: the sum of layers' and pairs' own losses on the "
-        "calibration images. Measured: of the uniform plans' layers put together. Anew: codes found again with the "
-        "bits chosen. Additive: exact, without pairs.\n"
+        "large as 3-bit ones (scales counted), activations 8 bits; codes by `descent` from 128 images, no labels; "
+        "losses are divergences from the float network's softmax. Foretold: the sum of layers' and pairs' own losses "
+        "on the calibration images. Measured: of the uniform plans' layers put together. Anew: codes found again with "
+        "the bits chosen. Additive: exact, without pairs.\n"
     )
     for widths in sorted({key.split("/")[2] for key in cells if key.startswith("mixed/")}, key=len):
         found = [cell for key, cell in sorted(cells.items()) if key.startswith(f"mixed/resnet/{widths}/")]

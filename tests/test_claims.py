@@ -72,6 +72,12 @@ def test_a_test_that_is_not_there_is_noticed(docs: Any) -> None:
         docs[1].pinned(f"{name}_", DOCS)
 
 
+def test_the_document_names_every_claim_and_leaves_nothing_unmeasured() -> None:
+    text = (DOCS / "claims.md").read_text(encoding="utf-8")
+    assert "not measured yet" not in text
+    assert all(f"| {paper} |" in text for paper in ("LAPQ", "LAPQ, geometry", "AdaQuant", "BRECQ", "Multipoint"))
+
+
 def test_blocks_err_less_than_layers_and_the_network_at_once_is_optimized_too_little(
     docs: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
