@@ -1,11 +1,13 @@
 """Methods on the complexity axis: budgets, exact counts, activation terms, and the levels of lossless."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
 import pytest
 
 import refquant as rq
+from refquant.net.graph import Graph, InputSpec, Node
 from refquant.ptq.complexity import complexity
 from refquant.ptq.lossless import (
     LEVELS,
@@ -20,6 +22,7 @@ from refquant.ptq.lossless import (
 from refquant.ptq.methods import BUDGETED, METHODS
 from refquant.ptq.sequential import sequential
 from refquant.ptq.task import make_task
+from refquant.quant.granularity import Granularity
 
 DATA = rq.load_data("fashion-mnist")
 HELD = DATA.calibration.x[512:]
@@ -119,6 +122,27 @@ def test_methods_take_a_budget(method: str) -> None:
     }
     assert kept[1.5] > kept[None] - 0.01
     assert set(BUDGETED) <= set(METHODS)
+
+
+@pytest.mark.parametrize("granularity", [rq.PerTensor(), rq.PerChannel(0), rq.PerGroup(1, 5)], ids=str)
+def test_weights_may_share_scales_by_tensor_channel_or_group(granularity: Granularity) -> None:
+    """All groups of a channel have one count, since P counts channels."""
+    rng = np.random.default_rng(2)
+    arrays = {"v": rng.normal(size=(8, 12)).astype(np.float32), "w": rng.normal(size=(3, 8)).astype(np.float32)}
+    nodes = (
+        Node("hidden", "Gemm", ("x",), {"in_features": 12, "out_features": 8}, {"weight": "v"}),
+        Node("relu", "Relu", ("hidden",)),
+        Node("y", "Gemm", ("relu",), {"in_features": 8, "out_features": 3}, {"weight": "w"}),
+    )
+    graph = Graph("two", InputSpec("x", (12,)), "y", nodes, arrays)
+    task = make_task(graph, rng.normal(size=(16, 12)), bits=(2, 4), granularity=granularity, budget=1.5)
+    single, plan = (on_axis(sequential)(one) for one in (replace(task, budget=None), task))
+    spent = complexity(task.graph, plan).bit_operations / complexity(task.graph, single).bit_operations
+    assert 1.0 <= spent <= 1.5
+    for weight in plan.weights.values():
+        assert weight.counts.shape == granularity.parameter_shape(weight.shape)
+        rows = weight.counts.reshape(len(weight.counts) if weight.counts.ndim else 1, -1)
+        assert np.array_equal(rows, np.broadcast_to(rows[:, :1], rows.shape))
 
 
 def test_on_axis_without_a_budget_is_the_method_itself() -> None:

@@ -67,6 +67,34 @@ def test_weights_leave_elements_out_and_zeros_cost_nothing() -> None:
     assert (float(zeros.value), float(zeros.objective), zeros.certified) == (1.0, 0.0, True)
 
 
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("spec", SPECS, ids=lambda s: f"{s} {s.rounding}")
+@pytest.mark.parametrize(("objective", "p"), [("power", 1.0), ("power", 3.0), ("max", 1.0)])
+def test_zeros_among_others_change_nothing_and_warn_of_nothing(spec: rq.QuantSpec, objective: str, p: float) -> None:
+    """As a pruned weight has them."""
+    x = np.array([1.0, 2.3, 0.7])
+    without, found = (rq.solve_scale(v, spec=spec, objective=objective, p=p) for v in (x, np.append(x, [0.0, 0.0])))
+    assert found.certified
+    assert found.objective == pytest.approx(without.objective, rel=2e-6)
+    assert found.lower_bound <= without.objective
+
+
+@pytest.mark.parametrize("objective", ["power", "max"])
+def test_groups_are_solved_one_by_one(objective: str) -> None:
+    """The last group of each row is shorter."""
+    x = np.random.default_rng(3).normal(size=(2, 10))
+    found = rq.solve_scale(x, spec=rq.QuantSpec(3, granularity=rq.PerGroup(1, 4)), objective=objective, p=3.0)
+    alone = [
+        [
+            float(rq.solve_scale(row[i : i + 4], spec=rq.QuantSpec(3), objective=objective, p=3.0).objective)
+            for i in (0, 4, 8)
+        ]
+        for row in x
+    ]
+    assert found.value.shape == (2, 3)
+    assert found.objective == pytest.approx(np.array(alone), rel=2e-6)
+
+
 def test_a_planted_fault_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     """A bound that forgets that a code may hit x inside the interval prunes the optimum."""
     x, spec = np.random.default_rng(2).normal(size=30), rq.QuantSpec(3)

@@ -7,7 +7,7 @@ import pytest
 
 import refquant as rq
 from refquant.net.fold import fold_batch_norm
-from refquant.net.graph import Node
+from refquant.net.graph import Graph, InputSpec, Node
 from refquant.ptq.methods import ENCODINGS, METHODS
 from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task, minibatches, walk
 from refquant.quant.multiterm import MultiTerm
@@ -82,6 +82,7 @@ def test_minibatches_are_epochs_without_repetition() -> None:
     ("options", "words"),
     [
         ({"bits": (1, 8)}, "weight bits 1"),
+        ({"bits": (None, 8)}, "weight bits None"),
         ({"bits": (4, 17)}, "activation bits 17"),
         ({"observer": "eyes"}, "observer"),
         ({"images": 0}, "no calibration images"),
@@ -94,6 +95,13 @@ def test_minibatches_are_epochs_without_repetition() -> None:
 def test_bad_tasks_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(rq.ArgumentError, match=words):
         assert task_of("mlp", **options).weight_spec
+
+
+def test_a_network_with_nothing_to_quantize_is_refused() -> None:
+    graph = Graph("positive", InputSpec("x", (2,)), "y", (Node("y", "Relu", ("x",)),), {})
+    for method in METHODS:
+        with pytest.raises(rq.ArgumentError, match="at least one Conv or Gemm"):
+            rq.quantize_network(graph, np.ones((4, 2)), method=method)
 
 
 @pytest.mark.parametrize(

@@ -139,11 +139,7 @@ class Places:
             factor[self._rows(tensor)] = terms
         costs = self.axis.costs * factor[:, None]
         found = allocate(self.axis.errors, costs, budget * (1 + 1e-12), tol=1e-4)
-        counts = found.value + 1
-        weights = {
-            name: counts[items].reshape(self.axis.encodings[name][0].counts.shape)
-            for name, items in self.axis.items.items()
-        }
+        weights = self.axis.by_node(found.value + 1)
         left = sum(self.tensor_error(tensor, terms) for tensor, terms in activations.items())
         spent = float(costs[np.arange(len(costs)), found.value].sum())
         return Placement(weights, dict(activations), float(found.objective) + left, spent)

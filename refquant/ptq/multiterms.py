@@ -64,13 +64,18 @@ class Axis:
     errors: Array  # (items, counts): expected squared error at the logits, by the surrogate
     costs: Array  # (items, counts): bit operations, relative to one term throughout
 
+    def by_node(self, counts: NDArray[np.int64]) -> dict[str, NDArray[np.int64]]:
+        """Counts, one an item, as each node's weight has them: of the granularity's parameter shape."""
+        found = {}
+        for name, encodings in self.encodings.items():
+            shape = encodings[0].counts.shape
+            chosen = counts[self.items[name]].reshape((-1, *(1,) * (len(shape) - 1)) if shape else ())
+            found[name] = np.broadcast_to(chosen, shape)  # all groups of a channel alike
+        return found
+
     def plan(self, counts: NDArray[np.int64]) -> QuantPlan:
         """The plan with these counts (1..most, one an item)."""
-        weights = {}
-        for name, encodings in self.encodings.items():
-            chosen = counts[self.items[name]]
-            shape = encodings[0].counts.shape
-            weights[name] = with_counts(encodings, chosen.reshape(-1, *(1,) * (len(shape) - 1)) if shape else chosen[0])
+        weights = {name: with_counts(self.encodings[name], each) for name, each in self.by_node(counts).items()}
         return QuantPlan(weights, self.activations)
 
     def allocate(self, mean_terms: float) -> Solution:

@@ -137,7 +137,7 @@ def make_task(
     """The task of quantizing a network with these calibration images, once the arguments are sound.
 
     Raises ArgumentError for an unknown observer or profile, bits out of range, no images, labels that are not one
-    integer an image.
+    integer an image, a network without a Conv or Gemm.
 
     >>> from ..net.graph import InputSpec
     >>> y = Node("y", "Gemm", ("x",), {"in_features": 1, "out_features": 1}, {"weight": "w"})
@@ -147,9 +147,13 @@ def make_task(
     """
     where = "quantize_network"
     one_of(observer, RANGES, "observer", where)
-    for name, got, most in (("weight bits", bits[0], 8), ("activation bits", bits[1], 16)):
-        if got is not None and not (type(got) is int and 2 <= got <= most):
-            raise ArgumentError(complaint(f"{name} {got}", f"an integer from 2 to {most}", where))
+    for name, got, most, other in (("weight bits", bits[0], 8, ()), ("activation bits", bits[1], 16, (None,))):
+        if got not in other and not (type(got) is int and 2 <= got <= most):
+            should = f"an integer from 2 to {most}" + (", or None for float" if other else "")
+            raise ArgumentError(complaint(f"{name} {got}", should, where))
+    if not graph.linear_nodes:
+        ops = ", ".join(sorted({node.op for node in graph.nodes})) or "no nodes"
+        raise ArgumentError(complaint(f"a network of {ops}", "at least one Conv or Gemm", where))
     images = np.asarray(calibration)[:CALIBRATION_IMAGES]
     if not len(images):
         raise ArgumentError(complaint("no calibration images", "at least one", where))

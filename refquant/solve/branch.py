@@ -12,12 +12,14 @@ the crossing of the tangents at both ends bounds it better, to second order in h
 below the best objective seen, less the tolerance, are dropped; the others are halved.
 """
 
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..arith.exact import gamma
+from ..quant.granularity import PerTensor
 from ..quant.quantizer import quantize
 from ..quant.spec import QuantSpec
 from .affine import ends
@@ -55,7 +57,7 @@ def _row(x: Array, m: Array, last: Integers, rounding: str = "half_even") -> _Ro
 
 def _codes(row: _Row, alpha: Array) -> Array:
     """|code| of each element at each scale, (scales, n), with the float64 quotient."""
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # by a scale of 0; 0 / 0 is a code that equals none
         v = row.a / alpha[:, None]
     k = np.rint(v) if row.away is None else np.where(row.away, np.ceil(v), np.floor(v))
     return np.asarray(np.minimum(k, row.K))
@@ -69,7 +71,7 @@ def _errors(row: _Row, alpha: Array) -> Array:
 def _least_errors(row: _Row, low: Array, high: Array) -> Array:
     """The least |error| of each element over each interval of scales, (intervals, n)."""
     l, h = low[:, None], high[:, None]
-    with np.errstate(divide="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # 0 / 0 is no hit, and has no error anyway
         most = np.minimum(np.floor(row.a / l * (1 + 2.0**-50)), row.K)  # the greatest code that can hit x exactly
     k = np.floor(row.a / h)
     hit = most * h >= row.a
@@ -160,12 +162,12 @@ def solve_errors(X: Array, M: Array, z: Integers, spec: QuantSpec, tol: float, p
     rows, n = X.shape
     value, objective, bound = np.ones(rows), np.zeros(rows), np.zeros(rows)
     looked, certified = 0, True
-    last = ends(spec, z, z)
+    last, alone = ends(spec, z, z), replace(spec, granularity=PerTensor())
     for i in range(rows):
         if not _useful(X[i], M[i]):
             continue
         value[i], least, count = _solve_row(_row(X[i], M[i], last[i], spec.rounding), p, tol)
-        codes = quantize(X[i], value[i], int(z[i]), spec=spec).astype(np.float64) - z[i]
+        codes = quantize(X[i], value[i], int(z[i]), spec=alone).astype(np.float64) - z[i]
         objective[i] = float(_measure(np.abs(X[i] - value[i] * codes), M[i], p))
         rounding = _rounding(n, p, float(objective[i])) + 2.0**-50 * least
         bound[i] = min(max(least - rounding, 0.0), objective[i])
