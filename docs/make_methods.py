@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods_document import BITS, NETWORKS, RANDOM, Cell, cell_key, render
+from methods_document import BITS, NETWORKS, RANDOM, SEEDS, Cell, cell_key, render
 
 import refquant as rq
 from refquant.arith.blas import one_blas_thread
@@ -126,7 +126,7 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--bits", default=",".join(BITS))
     parser.add_argument("--budgets", default="1")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--render", action="store_true")
     args = parser.parse_args()
     lists = [getattr(args, name).split(",") for name in ("networks", "bits", "budgets", "methods")]
