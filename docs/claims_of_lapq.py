@@ -103,7 +103,7 @@ def geometry(curvature: str) -> list[Claim]:
         for n in networks
         for b in ("4", "2")
     ]
-    here = partial(Claim, "LAPQ, geometry", f"activations' scales, 16 images; {CURVATURE}")
+    here = partial(Claim, "LAPQ, geometry", f"activations' scales, 64 images; {CURVATURE}")
     return [
         here(
             "2 bits curve the loss more than 4",

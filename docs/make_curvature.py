@@ -293,13 +293,13 @@ def geometry(given: Given) -> str:
             plan = given.plan(name, 8, bits)
             only = rq.QuantPlan(activations=plan.activations)
             best = least_squares_factors(given, name, only)
-            tensors, f = scale_loss(given.graphs[name], only, given.x[:16], given.y[:16])
+            tensors, f = scale_loss(given.graphs[name], only, given.x, given.y)
             order = [list(only.activations).index(tensor) for tensor in tensors]
             at = best[order]
             relative = lambda s, f=f, at=at: f(s * at)  # noqa: E731 (factors of the least-squares scales)
             one = np.ones(len(at))
             q = quadratic_at(relative, one, 0.15)
-            box = separability(relative, 0.7 * one, 1.4 * one, samples=32, rng=np.random.default_rng(2))
+            box = separability(relative, 0.7 * one, 1.4 * one, samples=given.count, rng=np.random.default_rng(2))
             found[name, bits] = q, box
             shown[bits] = q.coupling
             d = np.abs(np.diag(q.hessian))
@@ -317,9 +317,9 @@ def geometry(given: Given) -> str:
         figure.colorbar(image, ax=figure.axes, shrink=0.8)
 
     text = (
-        "## LAPQ's geometry of scales\n\nThe cross-entropy of 16 images as a function of factors of the "
+        f"## LAPQ's geometry of scales\n\nThe cross-entropy of {given.count} images as a function of factors of the "
         "activations' scales, weights float, around the scales of least squared error: central differences over "
-        "0.15; separability over the box from 0.7 to 1.4, 32 pairs of points.\n\n"
+        f"0.15; separability over the box from 0.7 to 1.4, {given.count} pairs of points.\n\n"
     )
     head = ["network", "bits", "mean abs(H_ii)", "coupling", "neighbours", "3 or more apart", "off diagonal"]
     text += table([*head, "det H / (g^2 + 1)^2", "separability index", "share of variance"], rows) + draw(
