@@ -10,7 +10,7 @@ from refquant.net.fold import fold_batch_norm
 from refquant.net.graph import Graph, InputSpec, Node
 from refquant.ptq.methods import ENCODINGS, METHODS
 from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task, minibatches, walk
-from refquant.quant.multiterm import MultiTerm
+from refquant.quant.multiterm import MultiTerm, sound
 
 DATA = rq.load_data("fashion-mnist")
 
@@ -66,6 +66,19 @@ def test_encodings_have_the_terms_that_the_task_says() -> None:
     errors = [((s.decode() - W) ** 2).sum(axis=1) for s in (sums, task.encode(node))]
     assert np.array_equal(errors[0] == errors[1], counts == 1)
     assert np.all(errors[1] <= errors[0])
+
+
+@pytest.mark.parametrize("method", ["bias-corrected", "equalized", "gpfq"])
+def test_directed_rounding_is_encoded_term_after_term(method: str) -> None:
+    """By methods that start from `encode`, with a budget and without."""
+    rng = np.random.default_rng(4)
+    y = Node("y", "Gemm", ("x",), {"in_features": 12, "out_features": 8}, {"weight": "w"})
+    arrays = {"w": rng.normal(size=(8, 12)).astype(np.float32)}
+    graph, x = Graph("one", InputSpec("x", (12,)), "y", (y,), arrays), rng.normal(size=(16, 12))
+    for budget in (None, 1.5):
+        plan = rq.quantize_network(graph, x, method=method, bits=(3, 8), profile="seed-floor@1", budget=budget)
+        assert plan.weights["y"].specs[0].rounding == "floor"
+        assert sound(plan.weights["y"], method) is plan.weights["y"]
 
 
 def test_minibatches_are_epochs_without_repetition() -> None:

@@ -173,10 +173,11 @@ def find_places(task: Task, *, weight_terms: int = MOST_WEIGHT_TERMS) -> Places:
     images = task.images[:AXIS_IMAGES]
     trace = {name: tensor[: len(images)] for name, tensor in task.trace.items()}
     spec = task.weight_spec
-    method = "joint" if spec.rounding.startswith("half_") else "greedy"
     logits = trace[task.graph.output].astype(np.float64)
     with one_blas_thread():
-        axis = build_axis(task.graph, images, trace, task.activations, spec, method, task.progress, most=weight_terms)
+        axis = build_axis(
+            task.graph, images, trace, task.activations, spec, task.encoding, task.progress, most=weight_terms
+        )
         alone = {}
         for tensor, q in task.activations.items():
             made = forward(task.graph, images, QuantPlan(activations={tensor: q}), mode="fake")

@@ -340,14 +340,13 @@ def sequential(task: Task, form: str = "descent") -> QuantPlan:
     """
     if one_of(form, FORMS, "form", "sequential") == "descent":
         task = with_least_error(task)
-    method = "joint" if task.weight_spec.rounding.startswith("half_") else "greedy"
 
     def published(node: Node, X: NDArray[Any], X_hat: NDArray[Any]) -> tuple[MultiTerm, NDArray[Any]]:
         seen = layer_moments(node, X_hat if form == "gptq" else X, X_hat)
-        return sequential_layer(task.weight(node), task.encode(node, method), seen.damped(), form), task.bias(node)
+        return sequential_layer(task.weight(node), task.encode(node), seen.damped(), form), task.bias(node)
 
     def descent(node: Node, X: NDArray[Any], X_hat: NDArray[Any]) -> tuple[MultiTerm, NDArray[Any]]:
-        W, start = task.weight(node).astype(np.float64), task.encode(node, method)
+        W, start = task.weight(node).astype(np.float64), task.encode(node)
         held = np.arange(len(X)) % 4 == 3
         parts = [layer_moments(node, X[some], X_hat[some]) for some in (~held, held) if some.any()]
         seen = _mixed(parts, [len(X) - held.sum(), held.sum()][: len(parts)])

@@ -109,15 +109,18 @@ class Task:
         """The float bias of a node, zeros where the network had none."""
         return self.graph.param(node, "bias")
 
-    def encode(self, node: Node, method: str = "joint") -> MultiTerm:
-        """The node's float weight in as many terms as `terms` says: the scales of least squared error, nearest codes.
+    @property
+    def encoding(self) -> str:
+        """The method of `solve.terms.encode_terms` that the rounding allows: terms joint, else one after another."""
+        return "joint" if self.weight_spec.rounding.startswith("half_") else "greedy"
 
-        method: of `solve.terms.encode_terms`.
-        """
+    def encode(self, node: Node) -> MultiTerm:
+        """The node's float weight in as many terms as `terms` says: scales of least squared error, codes rounded."""
         if node.name in self.starts:
             return self.starts[node.name]
         counts = np.asarray(self.terms.get(node.name, 1))
-        each = encode_each(self.weight(node), spec=self.weight_spec, terms=int(counts.max()), method=method)
+        terms = int(counts.max())
+        each = encode_each(self.weight(node), spec=self.weight_spec, terms=terms, method=self.encoding)
         return with_counts(each, counts)
 
 
