@@ -7,7 +7,7 @@ import pytest
 from numpy.typing import NDArray
 
 import refquant as rq
-from refquant.net.graph import Node
+from refquant.net.graph import Graph, InputSpec, Node
 from refquant.net.ops_linear import patches
 from refquant.ptq.activations import with_least_error
 from refquant.ptq.observe import output_errors
@@ -224,3 +224,15 @@ def test_certified_activations_err_less_than_ranges() -> None:
         ]
         assert errors[1] <= errors[0] * 1.01  # the scale is the best on a sample, to 1e-6
         assert mine.spec == q.spec
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("images", [1, 5])
+def test_inputs_without_variance_are_no_obstacle(form: str, images: int) -> None:
+    """About the mean nothing is left but rounding, which may have a negative eigenvalue."""
+    rng = np.random.default_rng(6)
+    y = Node("y", "Gemm", ("x",), {"in_features": 72, "out_features": 4}, {"weight": "w"})
+    arrays = {"w": rng.normal(size=(4, 72)).astype(np.float32)}
+    x = rng.normal(size=(1, 72)).repeat(images, axis=0)
+    plan = rq.quantize_network(Graph("one", InputSpec("x", (72,)), "y", (y,), arrays), x, method=form, bits=(4, 8))
+    assert np.isfinite(plan.weights["y"].decode()).all()

@@ -83,9 +83,15 @@ class LayerMoments(NamedTuple):
         return self._replace(H=H, M=M)
 
     def damped(self, share: float = DAMPING) -> "LayerMoments":
-        """The moments with share times the mean of H's diagonal added to both diagonals (1 where H is 0)."""
-        size = np.trace(self.H, axis1=1, axis2=2) / self.H.shape[-1]
-        ridge = (np.where(size > 0, share * size, 1.0))[:, None, None] * np.eye(self.H.shape[-1])
+        """The moments with share times the mean of H's diagonal added to both diagonals (1 where H is 0).
+
+        At least what keeps H positive definite where centring left rounding alone: X^ is float32.
+        """
+        K = self.H.shape[-1]
+        size = np.trace(self.H, axis1=1, axis2=2) / K
+        lost = np.finfo(np.float32).eps * (np.abs(size) * K + np.sum(self.mean_hat**2, axis=1))
+        least = np.maximum(share * size, lost)
+        ridge = np.where(least > 0, least, 1.0)[:, None, None] * np.eye(K)
         return self._replace(H=self.H + ridge, M=self.M + ridge)
 
 
