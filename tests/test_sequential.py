@@ -227,12 +227,12 @@ def test_certified_activations_err_less_than_ranges() -> None:
 
 
 @pytest.mark.parametrize("form", FORMS)
-@pytest.mark.parametrize("images", [1, 5])
-def test_inputs_without_variance_are_no_obstacle(form: str, images: int) -> None:
-    """About the mean nothing is left but rounding, which may have a negative eigenvalue."""
-    rng = np.random.default_rng(6)
-    y = Node("y", "Gemm", ("x",), {"in_features": 72, "out_features": 4}, {"weight": "w"})
-    arrays = {"w": rng.normal(size=(4, 72)).astype(np.float32)}
-    x = rng.normal(size=(1, 72)).repeat(images, axis=0)
-    plan = rq.quantize_network(Graph("one", InputSpec("x", (72,)), "y", (y,), arrays), x, method=form, bits=(4, 8))
+@pytest.mark.parametrize(("seed", "inputs", "images"), [(3, 72, 1), (1, 8, 5), (4, 8, 33), (7, 72, 33)])
+def test_inputs_without_variance_are_no_obstacle(form: str, seed: int, inputs: int, images: int) -> None:
+    """About the mean nothing is left but rounding, which may have a negative eigenvalue, as it has here."""
+    rng = np.random.default_rng(seed)
+    y = Node("y", "Gemm", ("x",), {"in_features": inputs, "out_features": 2}, {"weight": "w"})
+    arrays = {"w": rng.normal(size=(2, inputs)).astype(np.float32)}
+    x = (3 * rng.normal(size=(1, inputs))).repeat(images, axis=0)
+    plan = rq.quantize_network(Graph("one", InputSpec("x", (inputs,)), "y", (y,), arrays), x, method=form, bits=(4, 8))
     assert np.isfinite(plan.weights["y"].decode()).all()

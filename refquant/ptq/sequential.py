@@ -85,11 +85,11 @@ class LayerMoments(NamedTuple):
     def damped(self, share: float = DAMPING) -> "LayerMoments":
         """The moments with share times the mean of H's diagonal added to both diagonals (1 where H is 0).
 
-        At least what keeps H positive definite where centring left rounding alone: X^ is float32.
+        At least 8 float32 epsilons of the trace about 0, since X^ is float32 and centring may leave rounding alone.
         """
         K = self.H.shape[-1]
         size = np.trace(self.H, axis1=1, axis2=2) / K
-        lost = np.finfo(np.float32).eps * (np.abs(size) * K + np.sum(self.mean_hat**2, axis=1))
+        lost = 8 * np.finfo(np.float32).eps * (np.abs(size) * K + np.sum(self.mean_hat**2, axis=1))
         least = np.maximum(share * size, lost)
         ridge = np.where(least > 0, least, 1.0)[:, None, None] * np.eye(K)
         return self._replace(H=self.H + ridge, M=self.M + ridge)
