@@ -140,6 +140,15 @@ def test_without_labels_the_logits_are_the_target() -> None:
     assert result.trajectory.loss < result.trajectory.losses[0]
 
 
+def test_activations_of_many_bits_begin_as_observed() -> None:
+    task = small((2, 16), slice(64))  # as sums of terms have
+    found = fitted(Surface(task), 3.0).activations
+    assert all(np.array_equal(q.scale, task.activations[tensor].scale) for tensor, q in found.items())
+    wide = replace(next(iter(task.activations.values())).spec, bits=24)
+    vars(task).update(activations={t: replace(q, spec=wide) for t, q in task.activations.items()})
+    assert fitted(Surface(task), 3.0).activations.keys() == task.activations.keys()
+
+
 def test_the_search_is_deterministic() -> None:
     plans = [search(small((3, 4)), evaluations=5, start=3.0).plan for _ in range(2)]
     assert np.array_equal(plans[0].weights["gemm1"].codes, plans[1].weights["gemm1"].codes)

@@ -197,4 +197,6 @@ def test_a_study_goes_on_at_the_station_where_it_broke_off(tmp_path: Path) -> No
 def test_the_command_has_the_argument(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["study", "--network", "mlp", "--images", "20", "--out", str(tmp_path / "out"), "--json"]
     assert main([*argv, "--method", "gptq", "--resume", str(tmp_path)]) == 2
-    assert "method='gptq', but should be one of lapq" in capsys.readouterr().err
+    assert (
+        "resume with method='gptq', but should be none, as it takes seconds, or one of lapq" in capsys.readouterr().err
+    )

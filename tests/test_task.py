@@ -97,6 +97,10 @@ def test_minibatches_are_epochs_without_repetition() -> None:
         ({"bits": (1, 8)}, "weight bits 1"),
         ({"bits": (None, 8)}, "weight bits None"),
         ({"bits": (4, 17)}, "activation bits 17"),
+        ({"bits": 4}, "bits=4, but should be"),
+        ({"bits": (4,)}, "bits of weights, bits of activations"),
+        ({"seed": -1}, "seed=-1"),
+        ({"seed": "x"}, "seed='x'"),
         ({"observer": "eyes"}, "observer"),
         ({"images": 0}, "no calibration images"),
         ({"labels": [1]}, "labels"),
@@ -108,6 +112,11 @@ def test_minibatches_are_epochs_without_repetition() -> None:
 def test_bad_tasks_are_refused(options: dict[str, Any], words: str) -> None:
     with pytest.raises(rq.ArgumentError, match=words):
         assert task_of("mlp", **options).weight_spec
+
+
+def test_a_name_in_a_networks_place_is_refused() -> None:
+    with pytest.raises(rq.ArgumentError, match="of type Graph"):
+        rq.quantize_network("mlp", DATA.calibration.x[:4])  # type: ignore[arg-type]  # that is the fault
 
 
 def test_a_network_with_nothing_to_quantize_is_refused() -> None:
@@ -122,6 +131,8 @@ def test_a_network_with_nothing_to_quantize_is_refused() -> None:
     [
         ({"method": "magic"}, f"one of {', '.join(METHODS)}"),
         ({"budget": 0.9}, "budget=0.9"),
+        ({"budget": "2"}, "budget='2'"),
+        ({"method": "gpfq", "resume": "somewhere"}, "resume with method='gpfq'"),
         ({"integer": rq.IntegerSpec(), "budget": 2.0}, "budget=2.0"),
         ({"integer": rq.IntegerSpec(), "bits": (4, None)}, "activation bits None"),
     ],

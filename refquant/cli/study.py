@@ -30,7 +30,7 @@ def activation_bits(text: str) -> int | None:
     if text == "float":
         return None
     if not re.fullmatch(r"\d{1,2}", text):
-        raise ArgumentError(complaint(f"--act-bits {text!r}", "1 to 16, or float", "study"))
+        raise ArgumentError(complaint(f"--act-bits {text!r}", "2 to 16, or float", "study"))
     return int(text)
 
 
@@ -127,7 +127,7 @@ def add_study(commands: Any) -> None:
     study.add_argument("--network", default="resnet", help=f"{', '.join(NETWORKS)}, or a .json file beside its .npz")
     study.add_argument("--data", help="an .npz with calibration_x, test_x, optionally calibration_y, test_y")
     study.add_argument("--weight-bits", type=int, default=3, help="bits of each weight term, 2 to 8")
-    study.add_argument("--act-bits", default="8", help="bits of activations, or float")
+    study.add_argument("--act-bits", default="8", help="bits of activations, 2 to 16, or float")
     study.add_argument("--budget", type=float, default=1.5, help="bit operations of the plan, relative to one term")
     study.add_argument("--granularity", default="channel", help="of weight scales: channel, tensor or group:N")
     study.add_argument("--profile", default="seed-nearest@1", choices=profiles(), help="named semantics")

@@ -21,6 +21,7 @@ SAMPLE = 2**14
 """About how many values of a tensor a scale is found from."""
 
 MOST_BITS = 8
+"""Of activations whose scales are searched; those of more stay as observed."""
 
 
 def with_activations(task: Task, activations: Mapping[str, ActivationQuantizer]) -> Task:

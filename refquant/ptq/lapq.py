@@ -36,6 +36,7 @@ from ..quant.multiterm import MultiTerm
 from ..quant.quantizer import quantize
 from ..solve.joint import Trajectory, minimize_scales
 from ..solve.scale import solve_scale
+from .activations import MOST_BITS
 from .reconstruct import read_activations
 from .task import Task
 
@@ -147,7 +148,10 @@ class Surface:
 # ---- s(p) -----------------------------------------------------------------------------------------------------
 
 
-def _best(x: Array, q: ActivationQuantizer, p: float) -> NDArray[np.float64]:
+def _best(x: Array, q: ActivationQuantizer, p: float) -> NDArray[Any]:
+    """The scale of least |error|^p; as observed beyond `MOST_BITS`, where little is left to gain."""
+    if q.spec.bits > MOST_BITS:
+        return q.scale
     values = x.ravel()[:: max(1, x.size // SAMPLE)]
     values = values[values != 0]  # a code: no scale errs there
     spec = replace(q.spec, quotient="exact", zero_point_order="after")

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -26,7 +27,7 @@ from .lapq import lapq
 from .lossless import on_axis
 from .multipoint import multipoint
 from .multiterms import Axis, build_axis
-from .resume import STATES, state_in
+from .resume import resumable, state_in
 from .sequential import FORMS, sequential
 from .task import Progress, Task, make_task, silent
 
@@ -175,7 +176,7 @@ def quantize_network(
     methods that draw random numbers.
     integer: the plan is for an integer-only network of these semantics (`forward(mode="integer")`): every
     tensor is quantized, one term a weight; by the methods that encode each weight alone.
-    resume: a folder where the longer methods (`resume.STATES`) keep what they have done; one
+    resume: a folder where the longer methods (`refquant.ptq.resume.STATES`) keep what they have done; one
     that was broken off goes on from there, with the same result to the bit.
     progress: called with what is being done, how much of it is done, and how much there is.
 
@@ -188,9 +189,11 @@ def quantize_network(
     >>> sorted(plan.weights), plan.weights["gemm3"].specs[0].bits
     (['gemm1', 'gemm2', 'gemm3'], 4)
     """
-    one_of(method, METHODS if resume is None else STATES, "method", "quantize_network")
-    if budget is not None and not (np.isfinite(budget) and budget >= 1):
-        raise ArgumentError(complaint(f"budget={budget}", "at least 1 (one term throughout)", "quantize_network"))
+    one_of(method, METHODS, "method", "quantize_network")
+    if resume is not None:
+        resumable(method, "quantize_network")
+    if budget is not None and not (isinstance(budget, Real) and np.isfinite(budget) and budget >= 1):
+        raise ArgumentError(complaint(f"budget={budget!r}", "at least 1 (one term throughout)", "quantize_network"))
     task = make_task(
         graph,
         calibration,

@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import FileError, complaint, one_of
+from ..errors import ArgumentError, FileError, complaint
 from ..net.files import graph_to_json, read_arrays, write_arrays
 from ..net.plan import QuantPlan
 from ..net.plan_json import plan_from_json, plan_to_json
 from .task import Task
 
-__all__ = ["STATES", "Form", "digest", "state_in"]
+__all__ = ["STATES", "Form", "digest", "resumable", "state_in"]
 
 
 # ---- the forms ------------------------------------------------------------------------------------------------
@@ -54,6 +54,14 @@ STATES: dict[str, Form] = {
     "blockwise-distilled": PLAN,
 }
 """method -> what it keeps: the plan after each part, or the losses after each evaluation.  The others take seconds."""
+
+
+def resumable(method: str, where: str) -> Form:
+    """The form of the method's states; raises ArgumentError for a method without."""
+    if method not in STATES:
+        got, should = f"resume with method={method!r}", f"none, as it takes seconds, or one of {', '.join(STATES)}"
+        raise ArgumentError(complaint(got, should, where))
+    return STATES[method]
 
 
 # ---- the file -------------------------------------------------------------------------------------------------
@@ -98,7 +106,7 @@ def state_in(folder: str | os.PathLike[str], method: str, task: Task) -> tuple[A
     Raises ArgumentError for a method without states, FileError for a state that belongs to other arguments or is
     damaged, and for a folder that cannot be written.
     """
-    form = STATES[one_of(method, STATES, "method", "resume")]
+    form = resumable(method, "run_method")
     path, task_digest = Path(folder) / f"{method}-{task.budget or 1:g}.npz", digest(method, task)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ from .complexity import FLOAT_BITS, complexity, uniform_complexity
 from .errors import analyse_errors, sqnr
 from .methods import ENCODINGS, METHODS, Calibrated, calibrate, run_method
 from .multiterms import MOST_TERMS
-from .resume import STATES
+from .resume import resumable
 from .task import Progress, make_task
 
 __all__ = ["Images", "Study", "run_study", "sqnr", "wilson"]
@@ -102,7 +102,9 @@ def run_study(
     Raises ArgumentError for arguments out of range, for no held-out images, and for `resume` with a method that keeps
     nothing; FileError for a state that belongs to other arguments.
     """
-    one_of(method, METHODS if resume is None else STATES, "method", "study")
+    one_of(method, METHODS, "method", "study")
+    if resume is not None:
+        resumable(method, "study")
     if not (np.isfinite(budget) and 1 <= budget <= MOST_TERMS):
         raise ArgumentError(complaint(f"budget={budget}", f"between 1 and {MOST_TERMS}", "study"))
     if not graph.linear_nodes or len(graph.shapes[graph.output]) != 1:

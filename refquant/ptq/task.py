@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..arith.blas import one_blas_thread
-from ..errors import ArgumentError, complaint, one_of
+from ..errors import ArgumentError, complaint, instance_of, one_of
 from ..net.fold import fold_batch_norm, with_biases
 from ..net.forward import BATCH, forward
 from ..net.graph import Graph, Node
@@ -139,8 +139,8 @@ def make_task(
 ) -> Task:
     """The task of quantizing a network with these calibration images, once the arguments are sound.
 
-    Raises ArgumentError for an unknown observer or profile, bits out of range, no images, labels that are not one
-    integer an image, a network without a Conv or Gemm.
+    Raises ArgumentError for an unknown observer or profile, bits out of range, a seed below 0, no images, labels that
+    are not one integer an image, what is not a network or has no Conv or Gemm.
 
     >>> from ..net.graph import InputSpec
     >>> y = Node("y", "Gemm", ("x",), {"in_features": 1, "out_features": 1}, {"weight": "w"})
@@ -149,7 +149,12 @@ def make_task(
     (8, [0.0])
     """
     where = "quantize_network"
+    instance_of(graph, Graph, "graph", where)
     one_of(observer, RANGES, "observer", where)
+    if not (isinstance(bits, tuple | list) and len(bits) == 2):
+        raise ArgumentError(complaint(f"bits={bits!r}", "(bits of weights, bits of activations)", where))
+    if not (isinstance(seed, int | np.integer) and seed >= 0):
+        raise ArgumentError(complaint(f"seed={seed!r}", "an integer of at least 0", where))
     for name, got, most, other in (("weight bits", bits[0], 8, ()), ("activation bits", bits[1], 16, (None,))):
         if got not in other and not (type(got) is int and 2 <= got <= most):
             should = f"an integer from 2 to {most}" + (", or None for float" if other else "")
@@ -157,7 +162,7 @@ def make_task(
     if not graph.linear_nodes:
         ops = ", ".join(sorted({node.op for node in graph.nodes})) or "no nodes"
         raise ArgumentError(complaint(f"a network of {ops}", "at least one Conv or Gemm", where))
-    images = np.asarray(calibration)[:CALIBRATION_IMAGES]
+    images = np.atleast_1d(calibration)[:CALIBRATION_IMAGES]
     if not len(images):
         raise ArgumentError(complaint("no calibration images", "at least one", where))
     y = None if labels is None else np.asarray(labels)[: len(images)]
