@@ -34,7 +34,8 @@ def render(cells: Cells, here: Path) -> None:
         "steps: verdicts are on these networks and settings, and on nothing else. Seed s takes calibration images of "
         "its own and random numbers of its own; three seeds. Held-out means the 512 embedded images of the training "
         "split that nothing was calibrated on (spare); no test image takes part.\n\nEvery figure is one that the "
-        "claim wants below 1 (ratios; geometric means over seeds) or below 0 (differences, with a sign), with "
+        "claim wants below 1 (ratios; geometric means over seeds) or below 0 (differences, with a sign): "
+        'where a claim names a threshold, it is divided out, or taken off ("less ..."). Beside it stands '
         f"Student's {CONFIDENCE:.0%} interval over seeds; figures without an interval have no noise, or none that is "
         "known. A case is for the claim if its interval is below, against it if above. A claim holds if all its cases "
         "are for it, does not hold if one is against it, and else is not separable from noise. "

@@ -15,6 +15,29 @@ The JSON file is one object:
 
 Images are NCHW, a Conv's weight is (out, in / groups, height, width), a Gemm is y = x W^T + b.
 A file is not trusted: unknown fields, fields given twice, and whatever `Graph` refuses are errors.
+
+What each op has, attributes (in brackets those with a default) and arrays, and what an attribute is:
+
+>>> for name, op in OPS.items():
+...     attrs = [key if attr.default is None else f"[{key}]" for key, attr in op.attrs.items()]
+...     print(f"{name}: {' '.join(attrs) or '-'}; {' '.join(op.params) or '-'}")
+Conv: in_channels out_channels kernel stride [padding] [dilation] [groups]; weight bias
+Gemm: in_features out_features; weight bias
+BatchNorm: channels eps; gamma beta mean var
+Relu: -; -
+Relu6: -; -
+Add: -; -
+Concat: [axis]; -
+MaxPool: kernel stride [padding] [dilation]; -
+AveragePool: kernel stride [padding] [dilation] [count_include_pad]; -
+GlobalAvgPool: -; -
+Flatten: -; -
+Softmax: [axis]; -
+>>> for key in ("kernel", "padding", "groups"):
+...     print(f"{key}: {OPS['Conv'].attrs[key].should}")
+kernel: a list [vertical, horizontal] of integers of at least 1
+padding: [vertical, horizontal] or [top, left, bottom, right], integers of at least 0
+groups: an integer of at least 1
 """
 
 import json
