@@ -308,7 +308,8 @@ def to_lossless(cells: Cells, here: Path) -> str:
         made = [of(cells, network, "sums", "2-8", b)[0] for b in _budgets(cells, network, "sums", "2-8")]
         reached = first_reached([(relative(network, cell), cell["levels"]) for cell in made])
         most = max((relative(network, cell) for cell in made), default=0.0)
-        rows.append([network, *(f"{P:.2f}" if P else f"not up to {most:.1f}" for P in map(reached.get, LEVELS))])
+        last = str(max(made, key=lambda cell: cell["operations"])["other_classes"]) if made else ""
+        rows.append([network, *(f"{P:.2f}" if P else f"not up to {most:.1f}" for P in map(reached.get, LEVELS)), last])
     return (
         "## The way to lossless\n\n`sums`: each weight alone in up to 12 terms of 2 bits with certified scales, "
         "activations in up to 3 terms of 8 bits, counts placed under the budget; no method on top. The least P "
@@ -317,7 +318,7 @@ def to_lossless(cells: Cells, here: Path) -> str:
         "the float network's; `logits-equal`, bit for bit (float activations are needed for that: `refquant study` "
         "shows it). These are measurements on a grid of budgets, not proofs for other images.\n\n"
         + draw(here / "lossless.svg", _unlike(cells), (7.2, 3.6))
-        + table(["network", *LEVELS], rows)
+        + table(["network", *LEVELS, "classes unlike float's at the largest P"], rows)
         + "\n"
     )
 
