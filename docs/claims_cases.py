@@ -5,7 +5,7 @@ two numbers, or the logarithm of their ratio.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -139,8 +139,3 @@ def rows_of(text: str, heading: str) -> list[dict[str, str]]:
 
 def number(text: str) -> float:
     return float(re.sub(r"[ %]", "", text))
-
-
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from claims_cases import CONFIDENCE, FAILS, HOLDS, NOISE, Cells, table
+from claims_cases import CONFIDENCE, FAILS, HOLDS, NOISE, Cells
 from claims_mixed import mixed_section
 from claims_of_papers import claims_of
+from pages import table
 
 __all__ = ["render"]
 

@@ -6,8 +6,9 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
-from claims_cases import Case, at, table
+from claims_cases import Case, at
 from claims_cells import Cell, scores, spare_task, task_of
+from pages import table
 
 from refquant.net.plan import QuantPlan
 from refquant.ptq.genetic import allocate_by_generations

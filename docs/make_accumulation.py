@@ -4,18 +4,17 @@ python docs/make_accumulation.py [--quick]
 """
 
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from pages import draw, spaced
 
 import refquant as rq
 from refquant.net.fold import fold_batch_norm
-from refquant.report.style import COOL, INK, STYLE, WARM, svg
+from refquant.report.style import COOL, INK, WARM
 from refquant.theory.accumulate import Attribution, attribute_error, mean_square
 from refquant.theory.distortion import distortion_of_cells, distortion_of_law, fitted, measured_distortion
 from refquant.theory.excess import Excess, excess
@@ -28,19 +27,6 @@ HERE = Path(__file__).parent
 QUICK = "--quick" in sys.argv
 IMAGES = {"mlp": 64, "cnn": 16} if QUICK else {"mlp": 256, "cnn": 64, "resnet": 24}
 DATA = rq.load_data("fashion-mnist")
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n\n"
-
-
-def draw(name: str, make: Callable[[Figure], None], size: tuple[float, float] = (7.2, 3.6)) -> str:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size)
-        make(figure)
-        (HERE / f"{name}.svg").write_text(svg(figure), encoding="utf-8")
-    return f"![{name}]({name}.svg)\n\n"
 
 
 @cache
@@ -85,7 +71,7 @@ def identity() -> str:
         "bits. Residual: of the sum of contributions from the error, relative, the worse of both orders; the "
         "promise is 1e-12. Where contributions are attributed by runs with one source alone, the sum misses the "
         "error by the next columns.\n\n"
-        + table([*head, "largest share"], rows)
+        + spaced([*head, "largest share"], rows)
         + draw("waterfall", lambda figure: waterfall(figure, last), (7.2, 4.4))
         + draw("gram", lambda figure: gram(figure, last), (5.4, 4.6))
     )
@@ -164,7 +150,7 @@ def forecasts() -> str:
         f"{error:.1f} dB; the last columns are by probes of their own, and add up to the forecast's distance but for "
         "that.\n\n"
         + draw("depth", lambda figure: depth(figure, drawn), (7.4, 3.4))
-        + table([*head, "kinks", "between", "within", "power"], rows)
+        + spaced([*head, "kinks", "between", "within", "power"], rows)
     )
 
 
@@ -193,7 +179,7 @@ def grids() -> str:
         "from 1 to 1.25, twelve times, on 8 images: how far the forecast SQNR is above the measured, each time, "
         "and for the means of both powers. Background is alike in all images, and what it adds is one error of one "
         "sign: that is what a single "
-        "grid decides.\n\n" + table(["network", "bits", "layer", "each grid, dB", "mean of grids"], rows)
+        "grid decides.\n\n" + spaced(["network", "bits", "layer", "each grid, dB", "mean of grids"], rows)
     )
 
 
@@ -243,7 +229,7 @@ def drift() -> str:
         "## What floor's bias costs, and what bias correction recovers\n\nSQNR of the logits in dB, the seed's "
         "floor for weights and activations. Correction takes each layer's bias down by the mean error of its "
         "channels, first layer first, on the same images. At 6 bits the error is no longer small against the "
-        "signal, and first order says less.\n\n" + table(head, rows)
+        "signal, and first order says less.\n\n" + spaced(head, rows)
     )
 
 
@@ -272,7 +258,7 @@ def classes() -> str:
     return (
         "## How often the class changes\n\nPer cent of the images. The first two models are bounds within the "
         "noise model, "
-        "not for these images; the last is an estimate.\n\n" + table(head, rows)
+        "not for these images; the last is an estimate.\n\n" + spaced(head, rows)
     )
 
 
@@ -304,7 +290,7 @@ def tensors() -> str:
         "## One tensor at a time\n\nPer tensor, at absmax scales. How many dB the error is below that of two "
         "models: evenly filled cells (alpha^2 / 12, for floor alpha^2 / 3, zeros apart), and the fitted law, whose "
         "tails reach beyond the tensor's largest value and count clipping that is none. Bias: what it costs at 4 "
-        "bits, in dB.\n\n" + table([*head, "bias, 4"], rows)
+        "bits, in dB.\n\n" + spaced([*head, "bias, 4"], rows)
     )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pages import table
 
 import refquant as rq
 from refquant import QuantPlan
@@ -27,12 +28,6 @@ DATA = rq.load_data("fashion-mnist")
 FIT = DATA.calibration.x[:64]
 IMAGES = {"mlp": 64, "cnn": 16, "resnet": 8}
 SETS = {"mlp": 1000, "cnn": 100, "resnet": 16}
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
-    head = list(head)
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def number(v: float) -> str:

@@ -10,12 +10,9 @@ method sees; no test image is loaded.  Counts of images and steps are small: all
 """
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from itertools import product
-from pathlib import Path
 
 from claims_cases import BUDGETS, SEEDS
 from claims_cells import (
@@ -36,20 +33,9 @@ from claims_cells import (
 )
 from claims_document import render
 from claims_mixed import mixed_cell
+from pages import HERE, Results
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "claims.json"
-
-
-def load() -> dict[str, Cell]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def save(key: str, cell: Cell) -> None:
-    """Add one cell: read, written beside and renamed, so that a broken run leaves a whole file."""
-    beside = RESULTS.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps({**load(), key: cell}, indent=1, sort_keys=True) + "\n")
-    beside.replace(RESULTS)
+RESULTS = Results("claims.json")
 
 
 # ---- all ------------------------------------------------------------------------------------------------------
@@ -91,12 +77,12 @@ def main() -> None:
     args = parser.parse_args()
     for kind, network, setting, seed in [] if args.render else wanted(args.only.split(",")):
         key = f"{kind}/{network}/{setting}/{seed}"
-        if key not in load():
+        if key not in RESULTS.load():
             start = time.process_time()
             cell = KINDS[kind][0](network, setting, seed)
-            save(key, cell | {"seconds": round(time.process_time() - start, 1)})
-            print(key, load()[key]["seconds"], flush=True)
-    render(load(), HERE)
+            RESULTS.save(key, cell | {"seconds": round(time.process_time() - start, 1)})
+            print(key, RESULTS.load()[key]["seconds"], flush=True)
+    render(RESULTS.load(), HERE)
 
 
 if __name__ == "__main__":

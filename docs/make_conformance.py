@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx
 from onnx.backend.test.loader import load_model_tests
+from pages import table
 from tqdm import tqdm
 
 from refquant.conform.deviations import DEVIATIONS, applicable, pairs
@@ -138,11 +139,6 @@ def killed_by_suite() -> tuple[int, dict[Mutant, bool]]:
 
 
 # ---- the document ---------------------------------------------------------------------------------------------
-
-
-def table(head: list[str], rows: list[list[Any]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(map(str, row)) + " |" for row in rows)]) + "\n"
 
 
 def beside_the_suite(matrix: dict[Mutant, set[str]]) -> str:

@@ -4,19 +4,18 @@ python docs/make_curvature.py [--quick]
 """
 
 import sys
-from collections.abc import Callable
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from pages import draw, spaced
 from scipy.stats import spearmanr
 
 import refquant as rq
 from refquant.net.fold import fold_batch_norm
-from refquant.report.style import COOL, INK, STYLE, WARM, svg
+from refquant.report.style import COOL, INK, WARM
 from refquant.theory.curvature import hawq_scores, layer_traces, theorem_ratio, uniform_perturbation, weight_errors
 from refquant.theory.interactions import Losses, PairTerms, additivity, losses_of, pair_terms
 from refquant.theory.scales import Quadratic, Separability, quadratic_at, scale_loss, separability
@@ -27,21 +26,8 @@ COLORS = dict(zip(NETWORKS, (INK, COOL, WARM), strict=True))
 BITS = (8, 4, 3, 2)
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n\n"
-
-
 def verdict(claim: str, holds: bool) -> str:
     return f"**{'Holds' if holds else 'Does not hold'} here:** {claim}\n\n"
-
-
-def draw(name: str, make: Callable[[Figure], None], size: tuple[float, float] = (7.2, 3.4)) -> str:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size)
-        make(figure)
-        (HERE / f"{name}.svg").write_text(svg(figure), encoding="utf-8")
-    return f"![{name}]({name}.svg)\n\n"
 
 
 class Given:
@@ -91,7 +77,7 @@ def traces(given: Given) -> str:
              f"{t.gauss_newton / t.parameters:.3g}"]
             for layer, t in found.items()
         ]  # fmt: skip
-    text += table(["network", "layer", "weights", "Gauss-Newton", "empirical Fisher", "Gauss-Newton / weights"], rows)
+    text += spaced(["network", "layer", "weights", "Gauss-Newton", "empirical Fisher", "Gauss-Newton / weights"], rows)
     claim = f"both order the layers alike (rank correlations {', '.join(f'{r:.2f}' for r in ranks)})."
     return text + verdict(claim, min(ranks) > 0.9)
 
@@ -119,7 +105,7 @@ def scores(given: Given) -> str:
     head = ["network", "bits", "rank: score", "rank: form", "ratio: score", "ratio: form"]
     return (
         text
-        + table(head, rows)
+        + spaced(head, rows)
         + verdict(
             "the score orders layers as the measured loss does (rank correlation above 0.7 in "
             f"{np.sum(np.array(good) > 0.7)}"
@@ -160,7 +146,7 @@ def pairs(given: Given) -> str:
         "of all magnitudes, single terms included; their rank correlation with dz_i S dz_j; the mean magnitude of "
         "neighbours' and of others'.\n\n"
     )
-    text += table(["network", "bits", "share", "rank", "neighbours", "others"], rows) + draw("pairs", make)
+    text += spaced(["network", "bits", "share", "rank", "neighbours", "others"], rows) + draw("pairs", make)
     fine, coarse = (np.mean([r for b, r in agreement if b == bits]) for bits in (4, 2))
     return text + verdict(
         f"pair terms are forecast by the Gauss-Newton matrix (mean rank correlation {fine:.2f} at 4 bits, "
@@ -202,7 +188,7 @@ def theorem(given: Given) -> str:
         "## BRECQ's theorem 3.1\n\nE dz S dz / dtheta G dtheta, and 2 KL / E dz S dz, for uniform errors of up to "
         "so many times the largest weight of each layer, then for the errors of rounding to nearest.\n\n"
     )
-    text += table(["perturbation", *curves], rows + plans) + draw("theorem", make)
+    text += spaced(["perturbation", *curves], rows + plans) + draw("theorem", make)
     text += verdict(
         "the ratio tends to 1. Where it does so only below 1e-6, a flat background meets a kink of a ReLU, at all "
         "of its pixels at once.",
@@ -257,7 +243,7 @@ def added(given: Given) -> str:
     head = ["network", "bits", "residual", "with pairs", "rank", "slope"]
     return (
         text
-        + table(head, rows)
+        + spaced(head, rows)
         + draw("additivity", make)
         + verdict(
             f"increases add up within a tenth (residuals {min(worst):.2f} to {max(worst):.2f}).", max(worst) <= 0.1
@@ -322,7 +308,7 @@ def geometry(given: Given) -> str:
         f"0.15; separability over the box from 0.7 to 1.4, {given.count} pairs of points.\n\n"
     )
     head = ["network", "bits", "mean abs(H_ii)", "coupling", "neighbours", "3 or more apart", "off diagonal"]
-    text += table([*head, "det H / (g^2 + 1)^2", "separability index", "share of variance"], rows) + draw(
+    text += spaced([*head, "det H / (g^2 + 1)^2", "separability index", "share of variance"], rows) + draw(
         "scales", make
     )
     names = sorted({name for name, _ in found})

@@ -9,17 +9,15 @@ the logits' softmax from the float network's.  No test image is loaded.
 """
 
 import argparse
-import json
-import os
 import time
 from collections.abc import Collection
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
 import numpy as np
+from pages import HERE, Results, table
 
 import refquant as rq
 from refquant.arith.blas import one_blas_thread
@@ -27,8 +25,7 @@ from refquant.net.loss import divergence
 from refquant.ptq import brecq, distill, sequential
 from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "defaults.json"
+RESULTS = Results("defaults.json")
 MOST_SECONDS = 180
 """Of processor time, for the resnet."""
 
@@ -72,17 +69,6 @@ CELLS = (*DECIDING, "resnet/4-4", "resnet/2-8", "cnn/4-4", "cnn/2-8", "mlp/2-8")
 
 
 # ---- cells ----------------------------------------------------------------------------------------------------
-
-
-def load() -> Cells:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def save(key: str, cell: Cell) -> None:
-    """Add one cell: read, written beside and renamed, so that a broken run leaves a whole file."""
-    beside = RESULTS.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps({**load(), key: cell}, indent=1, sort_keys=True) + "\n")
-    beside.replace(RESULTS)
 
 
 def cell_key(method: str, cell: str, setting: Setting) -> str:
@@ -187,11 +173,6 @@ def chosen(cells: Cells, method: str) -> Setting:
     return min(able, key=lambda change: mean(cells, method, change, DECIDING), default={})
 
 
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
 def width(cell: str) -> str:
     network, bits = cell.split("/")
     return f"{network} W{bits.replace('-', 'A')}"
@@ -239,10 +220,10 @@ def main() -> None:
         rows = range(len(GRID[method])) if args.settings is None else map(int, args.settings.split(","))
         for setting in (FIRST[method] | GRID[method][row] for row in rows):
             key = cell_key(method, cell, setting)
-            if key not in load():
-                save(key, measured(method, cell, setting))
-                print(key, load()[key], flush=True)
-    (HERE / "defaults.md").write_text(document(load()), encoding="utf-8")
+            if key not in RESULTS.load():
+                RESULTS.save(key, measured(method, cell, setting))
+                print(key, RESULTS.load()[key], flush=True)
+    (HERE / "defaults.md").write_text(document(RESULTS.load()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,16 +11,14 @@ would choose without a test image; the 10,000 test images are looked at once a c
 """
 
 import argparse
-import json
-import os
 import time
 from functools import cache
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from methods_document import BITS, NETWORKS, RANDOM, SEEDS, Cell, cell_key, render
+from methods_document import BITS, NETWORKS, RANDOM, SEEDS, cell_key, render
+from pages import HERE, Cell, Results
 
 import refquant as rq
 from refquant.arith.blas import one_blas_thread
@@ -34,20 +32,8 @@ from refquant.ptq.methods import METHODS, run_method
 from refquant.ptq.study import wilson
 from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task
 
-HERE = Path(__file__).parent
-RESULTS = HERE / "methods.json"
+RESULTS = Results("methods.json")
 SUMS_TERMS = 12
-
-
-def load() -> dict[str, Cell]:
-    return json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
-
-
-def save(key: str, cell: Cell) -> None:
-    """Add one cell: read, written beside and renamed, so that a broken run leaves a whole file."""
-    beside = RESULTS.with_suffix(f".{os.getpid()}")
-    beside.write_text(json.dumps({**load(), key: cell}, indent=1, sort_keys=True) + "\n")
-    beside.replace(RESULTS)
 
 
 @cache
@@ -135,12 +121,12 @@ def main() -> None:
             if seed and method not in RANDOM:
                 continue
             name = cell_key(network, method, bits, float(budget), seed)
-            if "spare_divergence" not in load().get(name, {}):
+            if "spare_divergence" not in RESULTS.load().get(name, {}):
                 w, a = map(int, bits.split("-"))
                 cell = measured(network, method, (w, a), float(budget), seed)
-                save(name, cell)
+                RESULTS.save(name, cell)
                 print(name, cell["accuracy"], np.round(cell["spare_divergence"], 4), cell["seconds"], flush=True)
-    render(load(), HERE)
+    render(RESULTS.load(), HERE)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
+from pages import table
 
 import refquant as rq
 from refquant.net.fold import fold_batch_norm
@@ -44,11 +45,6 @@ def channels(count: int) -> Iterator[tuple[str, np.ndarray]]:
         if i % 5 == 4:
             x[0] = 5 * np.abs(x).max()
         yield ("normal", "laplace", "t", "uniform")[i % 4], x
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def percent(v: float) -> str:

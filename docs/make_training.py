@@ -7,10 +7,10 @@ its facts are read from there, and its accuracy is measured.  Without --data onl
 """
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
+from pages import HERE, Results, table
 from tqdm import tqdm
 
 import refquant as rq
@@ -18,23 +18,13 @@ from refquant.ptq.study import wilson
 from refquant.zoo import NETWORKS
 from refquant.zoo.train import RECIPES, retrain, training_split
 
-HERE = Path(__file__).parent
-RESULTS, DOCUMENT = HERE / "training.json", HERE / "training.md"
+RESULTS, DOCUMENT = Results("training.json"), HERE / "training.md"
+"""By network and seed, such as `mlp/0`."""
 TEST_IMAGES = 10_000
 ALLOWED = 0.5
 """Points by which a network that is trained anew may fall short of the embedded one."""
 
 Facts = dict[str, Any]
-
-
-def load() -> dict[str, Facts]:
-    """Facts by network and seed, such as `mlp/0`."""
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {}
-
-
-def table(head: list[str], rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
 
 
 def recipes() -> str:
@@ -116,16 +106,14 @@ def main() -> None:
     parser.add_argument("--networks", default=",".join(NETWORKS))
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    results = load()
     if args.data and args.out:
         split, folder = training_split(args.data), args.out / str(args.seed)
         folder.mkdir(parents=True, exist_ok=True)
         for name in args.networks.split(","):
             with tqdm(total=RECIPES[name].epochs * len(split[0]), desc=name, disable=None) as bar:
                 facts = retrain(name, split, folder, RECIPES[name], seed=args.seed, progress=bar.update)
-            results[f"{name}/{args.seed}"] = facts
-            RESULTS.write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    DOCUMENT.write_text(render(results), encoding="utf-8")
+            RESULTS.save(f"{name}/{args.seed}", facts)
+    DOCUMENT.write_text(render(RESULTS.load()), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,19 @@
 """The tables and plots of docs/methods.md, from cells that docs/make_methods.py measured."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from pages import Cell, draw, table
 
 import refquant as rq
 from refquant.net.graph import macs
 from refquant.ptq.lossless import LEVELS, first_reached
 from refquant.ptq.methods import METHODS
-from refquant.report.style import COOL, INK, STYLE, WARM, svg
+from refquant.report.style import COOL, INK, WARM
 
 NETWORKS = ("resnet", "cnn", "mlp")
 BITS = ("4-8", "3-8", "2-8", "4-4", "2-4")
@@ -32,7 +31,6 @@ PEERS = {  # best held-out accuracy of existing tools in these conditions, over 
 CURVES = {"descent": INK, "gpfq": COOL, "multipoint": WARM, "certified": "#6b7280"}
 """Methods whose whole curve F(P) is drawn, and their colours."""
 
-Cell = dict[str, Any]
 Cells = dict[str, Cell]
 
 
@@ -51,11 +49,6 @@ def mean(found: list[Cell], what: str = "accuracy") -> float:
     return float(np.mean([cell.get(what, np.nan) for cell in found])) if found else float("nan")
 
 
-def table(head: list[str], rows: Iterable[list[str]]) -> str:
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)]) + "\n"
-
-
 def width(bits: str) -> str:
     return f"W{bits.replace('-', 'A')}"
 
@@ -63,14 +56,6 @@ def width(bits: str) -> str:
 def relative(network: str, cell: Cell) -> float:
     """P relative to one term of W4A8."""
     return float(cell["bit_operations"] / (4 * 8) / sum(macs(rq.load_network(network)).values()))
-
-
-def draw(path: Path, make: Callable[[Figure], None], size: tuple[float, float]) -> str:
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=size)
-        make(figure)
-        path.write_text(svg(figure), encoding="utf-8")
-    return f"![{path.stem}]({path.name})\n\n"
 
 
 def shown(found: list[Cell]) -> str:
@@ -119,7 +104,7 @@ def single_terms(cells: Cells, here: Path) -> str:
         "float. Methods that draw random numbers: mean and range of the seeds. The last row is the best that existing "
         "tools reached in these conditions, over each tool's variants with the test set in view.\n\n"
         "Points lost to the float network (colour: their logarithm):\n\n"
-    ) + draw(here / "methods.svg", _losses(cells), (10, 4.4))
+    ) + draw("methods", _losses(cells), (10, 4.4), here)
     for network in NETWORKS:
         made = [m for m in METHODS if any(of(cells, network, m, b, 1) for b in BITS)]
         rows = [[m, *(shown(of(cells, network, m, b, 1)) for b in BITS)] for m in made]
@@ -235,7 +220,7 @@ def with_terms(cells: Cells, here: Path) -> str:
     text += (
         "### The curve F(P)\n\nP relative to one term of W4A8. Lines with dots: sums of 2-bit terms, activations 8 "
         "bits; dotted lines with squares: the same method with one term of 2, 3 and 4 bits.\n\n"
-    ) + draw(here / "terms.svg", _curves(cells), (10, 3.6))
+    ) + draw("terms", _curves(cells), (10, 3.6), here)
     rows = []
     for network, method in product(NETWORKS, CURVES):
         for bits in ("2-8", "2-4"):
@@ -317,7 +302,7 @@ def to_lossless(cells: Cells, here: Path) -> str:
         "`equivalent`, the 95 % interval of the difference in accuracy within half a point; `class-equal`, every class "
         "the float network's; `logits-equal`, bit for bit (float activations are needed for that: `refquant study` "
         "shows it). These are measurements on a grid of budgets, not proofs for other images.\n\n"
-        + draw(here / "lossless.svg", _unlike(cells), (7.2, 3.6))
+        + draw("lossless", _unlike(cells), (7.2, 3.6), here)
         + table(["network", *LEVELS, "classes unlike float's at the largest P"], rows)
         + "\n"
     )

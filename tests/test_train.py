@@ -298,9 +298,11 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
         assert message in capsys.readouterr().err
 
 
-def test_the_document_is_that_of_the_results() -> None:
+def test_the_document_is_that_of_the_results(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent.parent / "docs"))
     document = beside("../docs/make_training.py")
-    assert document.DOCUMENT.read_text(encoding="utf-8") == document.render(document.load())
-    planted = {"mlp/0": {**document.load()["mlp/0"], "test_accuracy": 0.8936}}
+    results = document.RESULTS.load()
+    assert document.DOCUMENT.read_text(encoding="utf-8") == document.render(results)
+    planted = {"mlp/0": {**results["mlp/0"], "test_accuracy": 0.8936}}
     assert "Of 1 runs, 0 end" in document.render(planted)
     assert "Short of that: mlp, seed 0. Not run to the end: cnn, resnet." in document.render(planted)
