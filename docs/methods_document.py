@@ -179,6 +179,8 @@ def _curves(cells: Cells) -> Callable[[Figure], None]:
                 label = method if style == "o-" else None
                 axes.plot(P, lost, style, color=color, label=label, markersize=4, linewidth=1)
         axes.set(xscale="log", yscale="log", title=network, xlabel="P / one term of W4A8")
+        axes.set_xticks(ticks := [0.5, 0.75, 1.0, 1.5], [f"{tick:g}" for tick in ticks])
+        axes.minorticks_off()
 
     def make(figure: Figure) -> None:
         row = figure.subplots(1, 3, sharey=True)
