@@ -191,8 +191,9 @@ def bound_rounding(graph: Graph, x: ArrayLike, *, confidence: float | None = Non
 
     Other runs may sum in any order, and use fused operations; the network is not quantized, batch norms are as they
     stand, each a line k x + c with the k and c of `forward`: a run that takes off the mean first is another.  So what
-    of an error lies beyond these boxes is due to quantization. confidence: None for certain bounds; else roundings
-    are taken for independent, of mean zero, and all boxes of an image hold at once with this probability: a model.
+    of an error lies beyond these boxes is due to quantization.
+    confidence: None for certain bounds; else roundings are taken for independent, of mean zero, and all boxes of an
+    image hold at once with this probability: a model.
 
     Raises ArgumentError as `bound_error`.
 
