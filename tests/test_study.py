@@ -244,11 +244,12 @@ def test_vendors_profiles_are_plans_too(profile: str) -> None:
 
 
 def test_a_method_of_the_table_is_studied_at_one_term_and_at_the_budget() -> None:
-    images = Images(DATA.calibration.x[:48], DATA.test.x[:60], LABELS[:60], DATA.calibration.y)
+    images = Images(DATA.calibration.x[:300], DATA.test.x[:60], LABELS[:60], DATA.calibration.y)
     granularity = rq.PerChannel(0)
     study = run_study(rq.load_network("mlp"), images, bits=(2, 8), budget=1.5, granularity=granularity, method="gpfq")
     assert [point["budget"] for point in study.results["points"]] == [1.0, 1.5, None]
     assert study.results["method"] == "gpfq"
+    assert study.results["calibration_images"] == 300  # those of one that encodes each weight alone are 256 at most
     assert study.results["points"][1]["bit_operations_vs_single"] == pytest.approx(1.5, abs=0.02)
     assert study.results["points"][1]["allocation_gap"] is None
     assert study.results["points"][2]["weights_bit_exact"]

@@ -194,7 +194,7 @@ def run_study(
         "granularity": repr(granularity),
         "budget": float(budget),
         "images": len(images.test),
-        "calibration_images": len(known.images),
+        "calibration_images": len(known.images if method in ENCODINGS else task.images),
         "float": _quality(reference, reference, images.test_labels),
         "layer_sqnr_db": layers,
         "errors": errors,
