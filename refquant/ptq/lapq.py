@@ -37,7 +37,7 @@ from ..quant.quantizer import quantize
 from ..solve.joint import Trajectory, minimize_scales
 from ..solve.scale import solve_scale
 from .activations import MOST_BITS
-from .reconstruct import read_activations
+from .reconstruct import forget, read_activations
 from .task import Task
 
 __all__ = ["Search", "Surface", "calibration_loss", "lapq", "search"]
@@ -180,10 +180,6 @@ def fitted(surface: Surface, p: float) -> Surface:
 
 
 # ---- the method -----------------------------------------------------------------------------------------------
-
-
-def forget(losses: tuple[float, ...]) -> None:
-    """Nothing: the losses so far are not kept."""
 
 
 class Search(NamedTuple):

@@ -189,8 +189,8 @@ Keep = Callable[[QuantPlan], object]
 """Called with the plan so far, after each part: to store it, so that a longer run can go on from there."""
 
 
-def forget(plan: QuantPlan) -> None:
-    """Nothing: the plan so far is not kept."""
+def forget(state: object) -> None:
+    """Nothing: what is done so far is not kept."""
 
 
 def part_by_part(
