@@ -61,6 +61,8 @@ GRID: dict[str, list[Setting]] = {  # what changes
         {"rate": 3e-3},
         {"scale_rate": 3e-4},
         {"steps": 1000},
+        {"steps": 200},
+        {"steps": 100},
     ],
     "descent": [{}, {"ROUNDS": 2}, {"ROUNDS": 8}],
 }
@@ -100,9 +102,9 @@ def weights(cell: str, **kw: Any) -> tuple[rq.QuantPlan, float]:
 
 @cache
 def blocks(cell: str) -> tuple[rq.QuantPlan, float]:
-    """What `distill` starts from, by the first setting of `blockwise`, and its seconds."""
+    """What `distill` starts from, by the default of `blockwise`, and its seconds."""
     start = time.process_time()
-    return brecq.blockwise(task_of(cell), rate=FIRST["blockwise"]["rate"]), time.process_time() - start
+    return brecq.blockwise(task_of(cell)), time.process_time() - start
 
 
 def run(method: str, cell: str, setting: Setting) -> tuple[rq.QuantPlan, float]:

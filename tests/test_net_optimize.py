@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from refquant.errors import ArgumentError
 from refquant.net.optimize import SCHEDULES, Optimizer, adam, constant, cosine, decayed, linear, sgd
 
 
@@ -83,3 +84,15 @@ def test_schedules_fall_from_one_to_nothing() -> None:
     assert [constant(3, total), linear(3, total)] == [1, 0.7]
     assert abs(cosine(5, total) - 0.5) <= 2.0**-53
     assert cosine(2, total) > linear(2, total)
+
+
+def test_schedules_of_no_steps_start_at_1() -> None:
+    assert {schedule(0, 0) for schedule in SCHEDULES.values()} == {1.0}
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"beta1": 1.0}, {"beta2": 1.0}, {"beta1": -0.1}, {"beta2": math.nan}, {"epsilon": -1e-8}], ids=str
+)
+def test_adam_refuses_averages_that_mean_nothing(wrong: dict[str, float]) -> None:
+    with pytest.raises(ArgumentError, match="betas of at least 0"):
+        adam(**wrong)

@@ -16,6 +16,7 @@ from refquant.net.files import read_arrays, write_arrays
 from refquant.net.plan_json import plan_to_json
 from refquant.ptq import lapq as lapq_module
 from refquant.ptq import methods
+from refquant.ptq import resume as resume_module
 from refquant.ptq.adaquant import adaquant
 from refquant.ptq.brecq import blockwise, brecq
 from refquant.ptq.distill import blockwise_distilled
@@ -138,6 +139,13 @@ def test_the_digest_knows_the_method_the_terms_and_where_the_generator_is() -> N
     digests = [digest("brecq", one).tobytes() for one in (task, *others)] + [digest("lapq", task).tobytes()]
     assert len(set(digests)) == len(digests)
     assert digest("brecq", small(Progress(5))).tobytes() == digests[0]  # progress changes nothing
+
+
+def test_the_digest_knows_the_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = small(Progress())
+    here = digest("brecq", task).tobytes()
+    monkeypatch.setattr(resume_module, "version", lambda name: "0.0.1")
+    assert digest("brecq", task).tobytes() != here
 
 
 @pytest.mark.parametrize(

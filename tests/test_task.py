@@ -1,5 +1,6 @@
 """What methods share: the task, the walk from layer to layer, minibatches, and the door's refusals."""
 
+from dataclasses import fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,7 @@ import refquant as rq
 from refquant.net.fold import fold_batch_norm
 from refquant.net.graph import Graph, InputSpec, Node
 from refquant.ptq.methods import ENCODINGS, METHODS
-from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task, minibatches, walk
+from refquant.ptq.task import CALIBRATION_IMAGES, MADE_FROM, Task, make_task, minibatches, walk
 from refquant.quant.multiterm import MultiTerm, sound
 
 DATA = rq.load_data("fashion-mnist")
@@ -28,6 +29,50 @@ def test_a_task_holds_the_folded_network_and_the_first_images() -> None:
     assert np.array_equal(rq.forward(task.graph, task.images[:9]), rq.forward(folded, task.images[:9]))
     assert np.array_equal(task.trace["gemm1"], rq.forward(folded, task.images))
     assert set(task.activations) == {t for node in folded.linear_nodes for t in node.inputs}
+
+
+def test_a_changed_task_keeps_what_does_not_depend_on_the_change() -> None:
+    task = task_of("mlp", bits=(3, 4))
+    for kept in (task.changed(budget=2.0, labels=None), task.changed(terms={"gemm1": 2}, rng=np.random.default_rng(1))):
+        assert kept.trace is task.trace
+        assert kept.activations is task.activations
+    finer = task.changed(bits=(3, 8))
+    assert finer.trace is task.trace
+    assert {q.spec.bits for q in finer.activations.values()} == {8}
+    fewer = task.changed(images=task.images[:9])
+    assert np.array_equal(fewer.trace["gemm3"], make_task(task.graph, task.images[:9]).trace["gemm3"])
+    none = task.changed(activations={}, budget=2.0)
+    assert (none.activations, none.budget, task.budget) == ({}, 2.0, None)
+    assert none.changed(budget=3.0).activations == {}
+
+
+def test_what_a_changed_task_keeps_depends_on_no_other_field() -> None:
+    """Each field changed alone, against a task made anew: what `MADE_FROM` does not name changes nothing."""
+    task = task_of("mlp", images=16, labels=np.arange(16) % 10)
+    others: dict[str, Any] = {
+        "graph": make_task(
+            rq.load_network("mlp").replace_arrays({"gemm1.bias": np.ones(256, np.float32)}), task.images
+        ).graph,
+        "images": task.images[:5],
+        "labels": None,
+        "bits": (2, 5),
+        "granularity": rq.PerTensor(),
+        "profile": "onnx@21",
+        "observer": "percentile",
+        "budget": 2.0,
+        "terms": {"gemm1": 2},
+        "starts": {"gemm1": task.encode(task.graph.node("gemm1"))},
+        "rng": np.random.default_rng(3),
+        "progress": print,
+    }
+    assert set(others) == {field.name for field in fields(Task)}
+    assert set().union(*MADE_FROM.values()) <= set(others)
+    for name, value in others.items():
+        changed, anew = task.changed(**{name: value}), replace(task, **{name: value})
+        assert [(t, q.spec, float(q.scale), int(q.zero_point)) for t, q in changed.activations.items()] == [
+            (t, q.spec, float(q.scale), int(q.zero_point)) for t, q in anew.activations.items()
+        ], name
+        assert all(np.array_equal(changed.trace[tensor], x) for tensor, x in anew.trace.items()), name
 
 
 def test_the_walk_shows_each_layer_what_forward_computes() -> None:

@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeAlias
 
 import numpy as np
 
+from ..errors import ArgumentError, complaint
 from .op import Array
 
 __all__ = ["SCHEDULES", "Optimizer", "State", "adam", "constant", "cosine", "decayed", "linear", "sgd"]
@@ -67,6 +68,8 @@ def sgd(momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
 def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
     """Adam: m and v average g and g^2; w <- w - eta m^ / (sqrt(v^) + epsilon), with m^ = m / (1 - beta1^t), so v^.
 
+    Raises ArgumentError for a beta outside [0, 1), where averages mean nothing, and for an epsilon below 0.
+
     Source: Kingma and Ba 2015, algorithm 1.
 
     >>> rule = adam()
@@ -75,6 +78,10 @@ def adam(beta1: float = 0.9, beta2: float = 0.999, epsilon: float = 1e-8) -> Opt
     >>> w["w"].round(6).tolist()  # the first step is eta, against the gradient's sign
     [1.25]
     """
+
+    if not (0 <= beta1 < 1 and 0 <= beta2 < 1 and epsilon >= 0):
+        got = f"beta1={beta1}, beta2={beta2}, epsilon={epsilon}"
+        raise ArgumentError(complaint(got, "betas of at least 0 and below 1, an epsilon of at least 0", "adam"))
 
     def init(params: Values) -> State:
         return State(0, {rule: {name: np.zeros_like(w) for name, w in params.items()} for rule in ("m", "v")})
@@ -114,21 +121,23 @@ def constant(step: int, total: int) -> float:
 
 
 def linear(step: int, total: int) -> float:
-    """1 - step / total: from 1 at step 0 to 0 at the last.
+    """1 - step / total: from 1 at step 0 to 0 at the last; 1 where there is none.
 
     >>> linear(3, 4)
     0.25
     """
-    return 1 - step / total
+    return 1 - step / max(total, 1)
 
 
 def cosine(step: int, total: int) -> float:
-    """(1 + cos(pi step / total)) / 2: from 1 at step 0 to 0 at the last.  Source: Loshchilov and Hutter 2017.
+    """(1 + cos(pi step / total)) / 2: from 1 at step 0 to 0 at the last; 1 where there is none.
+
+    Source: Loshchilov and Hutter 2017 (warm restarts, here without a restart).
 
     >>> [round(cosine(step, 2), 12) for step in range(3)]
     [1.0, 0.5, 0.0]
     """
-    return (1 + math.cos(math.pi * step / total)) / 2
+    return (1 + math.cos(math.pi * step / max(total, 1))) / 2
 
 
 SCHEDULES: dict[str, Callable[[int, int], float]] = {"constant": constant, "linear": linear, "cosine": cosine}

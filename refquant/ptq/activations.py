@@ -4,7 +4,6 @@ With few bits, a range that holds every value wastes codes on a few of them.
 """
 
 import math
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,20 +14,13 @@ from ..net.plan import ActivationQuantizer
 from ..solve.scale import solve_scale
 from .task import Task
 
-__all__ = ["SAMPLE", "with_activations", "with_least_error"]
+__all__ = ["SAMPLE", "with_least_error"]
 
 SAMPLE = 2**14
 """About how many values of a tensor a scale is found from."""
 
 MOST_BITS = 8
 """Of activations whose scales are searched; those of more stay as observed."""
-
-
-def with_activations(task: Task, activations: Mapping[str, ActivationQuantizer]) -> Task:
-    """The same task with these quantizers of activations; what the float network makes is not made again."""
-    other = replace(task)
-    vars(other).update(trace=task.trace, activations=activations)  # where cached_property keeps them
-    return other
 
 
 def sample(x: NDArray[Any]) -> NDArray[Any]:
@@ -55,4 +47,4 @@ def with_least_error(task: Task) -> Task:
         spec = replace(q.spec, quotient="exact", overflow="saturate", zero_point_order="after")
         best = solve_scale(sample(task.trace[tensor]), spec=spec, zero_point=None, tol=1e-6)
         found[tensor] = ActivationQuantizer(q.spec, best.value.astype(np.float32), np.asarray(best.zero_point))
-    return with_activations(task, found)
+    return task.changed(activations=found)

@@ -24,7 +24,6 @@ from ..net.fold import fold_batch_norm
 from ..net.graph import Graph, Node
 from ..net.plan import QuantPlan
 from ..quant.multiterm import MultiTerm
-from .activations import with_activations
 from .sequential import layer_moments, mean_shift
 from .task import Task, walk
 
@@ -41,7 +40,7 @@ def correct_biases(task: Task, plan: QuantPlan) -> QuantPlan:
 
     plan: of the task's network, with a weight for every layer; its own biases are replaced.
     """
-    task = with_activations(task, plan.activations)
+    task = task.changed(activations=plan.activations)
 
     def layer(node: Node, X: NDArray[Any], X_hat: NDArray[Any]) -> tuple[MultiTerm, NDArray[Any]]:
         sums, seen = plan.weights[node.name], layer_moments(node, X, X_hat)

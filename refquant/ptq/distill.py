@@ -60,7 +60,7 @@ def rescaled(sums: MultiTerm, factor: Array | float) -> MultiTerm:
 
 
 def distill(
-    task: Task, plan: QuantPlan, *, steps: int = 500, batch: int = 64, rate: float = 1e-3, scale_rate: float = 1e-3
+    task: Task, plan: QuantPlan, *, steps: int = 200, batch: int = 64, rate: float = 1e-3, scale_rate: float = 1e-3
 ) -> QuantPlan:
     """The plan with biases and scales at which the network's logits are closer to the float network's.
 
@@ -99,7 +99,7 @@ def blockwise_distilled(
     task: Task,
     *,
     steps: int = 1500,
-    distill_steps: int = 500,
+    distill_steps: int = 200,
     done: QuantPlan | None = None,
     keep: Keep = forget,
 ) -> QuantPlan:

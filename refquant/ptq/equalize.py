@@ -118,6 +118,6 @@ def equalize(graph: Graph, powers_of_two: bool = True) -> Graph:
 
 def on_equalized(task: Task, method: Callable[[Task], QuantPlan], powers_of_two: bool = True) -> QuantPlan:
     """The plan that a method makes for the equalized network, with every bias, so that it serves the original too."""
-    other = replace(task, graph=equalize(task.graph, powers_of_two))
+    other = task.changed(graph=equalize(task.graph, powers_of_two))
     plan = method(other)
     return replace(plan, biases={**{n.name: other.bias(n) for n in other.graph.linear_nodes}, **plan.biases})

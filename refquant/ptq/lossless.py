@@ -159,10 +159,8 @@ class Places:
     def placed(self, placement: Placement) -> Task:
         """The task with these counts: a method that runs it finds them in `terms` and in `activations`."""
         starts = {name: with_counts(self.axis.encodings[name], counts) for name, counts in placement.weights.items()}
-        task = replace(self.task, terms=placement.weights, starts=starts, budget=None)
         acts = {t: self.quantizers[placement.activations[t] - 1][t] for t in self.task.activations}
-        vars(task).update(trace=self.task.trace, activations=acts)  # where cached_property keeps them
-        return task
+        return self.task.changed(terms=placement.weights, starts=starts, budget=None, activations=acts)
 
 
 def find_places(task: Task, *, weight_terms: int = MOST_WEIGHT_TERMS) -> Places:

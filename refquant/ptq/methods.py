@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from numbers import Real
 from typing import Any
@@ -101,7 +101,7 @@ Method = Callable[[Task], QuantPlan]
 
 
 def _first(task: Task) -> Task:
-    return replace(task, images=task.images[:AXIS_IMAGES], labels=None)
+    return task.changed(images=task.images[:AXIS_IMAGES], labels=None)
 
 
 def _encoded(method: str, task: Task) -> QuantPlan:
@@ -117,7 +117,7 @@ def _bias_corrected(task: Task) -> QuantPlan:
 
 def _equalized(task: Task) -> QuantPlan:
     """Channels equalized, each weight encoded alone, then biases corrected; activations have one term."""
-    return on_equalized(replace(task, starts={}), _bias_corrected)
+    return on_equalized(task.changed(starts={}), _bias_corrected)
 
 
 METHODS: dict[str, Method] = {

@@ -8,7 +8,6 @@ a learning rate means the same for every tensor of every network.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -209,8 +208,6 @@ def part_by_part(
     plan = done or QuantPlan()
     for part, rng in zip(parts, task.rng.spawn(len(parts)), strict=True):
         if not set(part.layers) <= set(plan.weights):
-            own = copy(task)  # with the tensors that it has made already, where `replace` would make them again
-            vars(own).update(rng=rng)
-            plan = step(own, part, plan)
+            plan = step(task.changed(rng=rng), part, plan)
             keep(plan)
     return plan

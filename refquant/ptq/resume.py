@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Callable
 from hashlib import sha256
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,7 +69,7 @@ def resumable(method: str, where: str) -> Form:
 
 
 def digest(method: str, task: Task) -> NDArray[np.uint8]:
-    """SHA-256 of all that a method's plan depends on; progress is not among it.
+    """SHA-256 of all that a method's plan depends on, refquant's version too; progress is not among it.
 
     >>> from .task import make_task
     >>> from ..net.graph import Graph, InputSpec, Node
@@ -85,6 +86,7 @@ def digest(method: str, task: Task) -> NDArray[np.uint8]:
     arrays |= {"images": task.images} | ({} if task.labels is None else {"labels": task.labels})
     facts = {
         "method": method,
+        "version": version("refquant"),
         "graph": graph_to_json(task.graph),
         "arrays": {
             name: [a.dtype.str, a.shape, sha256(np.ascontiguousarray(a).tobytes()).hexdigest()]
@@ -100,11 +102,10 @@ def digest(method: str, task: Task) -> NDArray[np.uint8]:
 def state_in(folder: str | os.PathLike[str], method: str, task: Task) -> tuple[Any | None, Callable[[Any], None]]:
     """What an earlier run of this task left in the folder, None if nothing, and what keeps the next states there.
 
-    The file is METHOD-BUDGET.npz.  A state serves the version and the machine that wrote it: another may round sums
-    otherwise, and constants of methods are not in the digest.
+    The file is METHOD-BUDGET.npz.  A state serves the machine that wrote it: another may round sums otherwise.
 
-    Raises ArgumentError for a method without states, FileError for a state that belongs to other arguments or is
-    damaged, and for a folder that cannot be written.
+    Raises ArgumentError for a method without states, FileError for a state that belongs to other arguments or another
+    version or is damaged, and for a folder that cannot be written.
     """
     form = resumable(method, "run_method")
     path, task_digest = Path(folder) / f"{method}-{task.budget or 1:g}.npz", digest(method, task)
@@ -124,7 +125,10 @@ def _read(path: Path, task_digest: NDArray[np.uint8], form: Form) -> Any:
     if set(arrays) != {"task", "state"}:
         raise FileError(complaint(f"arrays {sorted(arrays)}", "task and state", str(path)))
     if not np.array_equal(arrays["task"], task_digest):
-        got, should = "the state of a run with other arguments", "that of this network, data, method and seed"
+        got, should = (
+            "the state of a run with other arguments, or of another version",
+            "that of this network, data, method and seed",
+        )
         raise FileError(complaint(got, should, str(path), "remove it, or choose another folder"))
     try:
         return form.from_array(arrays["state"])

@@ -6,7 +6,7 @@ images.  F is held-out top-1 with a Wilson interval, P the bit operations and th
 """
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -155,7 +155,7 @@ def run_study(
             elif solution is not None:
                 plan = known.axis.plan(solution.value)
             else:
-                plan = run_method(method, replace(task, budget=mean_terms if mean_terms > 1 else None), resume)
+                plan = run_method(method, task.changed(budget=mean_terms if mean_terms > 1 else None), resume)
             if mean_terms == float(budget):
                 chosen = plan
             P = complexity(known.graph, plan)

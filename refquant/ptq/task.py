@@ -53,6 +53,13 @@ def weight_spec(profile: str, bits: int, granularity: Granularity) -> QuantSpec:
     return replace(spec, granularity=granularity, quotient="exact", zero_point_order="after")
 
 
+MADE_FROM = {
+    "trace": {"graph", "images"},
+    "activations": {"graph", "images", "bits", "profile", "observer"},
+}
+"""What a task makes once and keeps -> the fields that it is made from."""
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """A network to quantize, and under which conditions; made by `make_task`.
@@ -100,6 +107,15 @@ class Task:
         """A quantizer for every tensor that a layer reads, from what the observer sees; none where these stay float."""
         spec = self.activation_spec
         return {} if spec is None else activation_quantizers(self.graph, self.trace, spec, self.observer)
+
+    def changed(self, *, activations: Mapping[str, ActivationQuantizer] | None = None, **fields: Any) -> "Task":
+        """The task with other fields, or with these quantizers of activations; what is made from none of the fields
+        that change (`MADE_FROM`) is not made again.
+        """
+        other = replace(self, **fields)
+        kept = {name: getattr(self, name) for name, sources in MADE_FROM.items() if not sources & fields.keys()}
+        vars(other).update(kept if activations is None else kept | {"activations": activations})
+        return other
 
     def weight(self, node: Node) -> NDArray[np.float32]:
         """The float weight of a node."""
