@@ -5,7 +5,7 @@ python docs/make_methods.py [--networks resnet,cnn,mlp] [--methods gpfq,...] [--
 
 A cell is one network, method, width, budget and seed.  Each is written as soon as it is known, so a run that is broken
 off goes on where it stopped; cells that are there are not made again.  --render makes no cells.  The method `sums`
-encodes weights alone in up to 12 terms and places the terms of weights and activations: the way to lossless.
+encodes weights alone in up to 20 terms and places the terms of weights and activations: the way to lossless.
 Every choice is made from the first 512 calibration images; 512 further ones of the training split say which method one
 would choose without a test image; the 10,000 test images are looked at once a cell.
 """
@@ -33,7 +33,7 @@ from refquant.ptq.study import wilson
 from refquant.ptq.task import CALIBRATION_IMAGES, Task, make_task
 
 RESULTS = Results("methods.json")
-SUMS_TERMS = 12
+SUMS_TERMS = 20
 
 
 @cache

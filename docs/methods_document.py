@@ -296,7 +296,7 @@ def to_lossless(cells: Cells, here: Path) -> str:
         last = str(max(made, key=lambda cell: cell["operations"])["other_classes"]) if made else ""
         rows.append([network, *(f"{P:.2f}" if P else f"not up to {most:.1f}" for P in map(reached.get, LEVELS)), last])
     return (
-        "## The way to lossless\n\n`sums`: each weight alone in up to 12 terms of 2 bits with certified scales, "
+        "## The way to lossless\n\n`sums`: each weight alone in up to 20 terms of 2 bits with certified scales, "
         "activations in up to 3 terms of 8 bits, counts placed under the budget; no method on top. The least P "
         "(relative to one term of W4A8) from which on every measured point reaches a level on the 10,000 test images: "
         "`equivalent`, the 95 % interval of the difference in accuracy within half a point; `class-equal`, every class "

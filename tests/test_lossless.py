@@ -105,6 +105,26 @@ def test_more_terms_of_activations_err_less(places: Places) -> None:
         assert 4**3 / 3 < errors[0] / errors[1] < 4**3 * 3
 
 
+@pytest.mark.parametrize(("bits", "reach"), [(3, (1.0, 1.0, 1.0)), (7, (1.0, 1.0, 2.0)), (8, (1.0, 2.0, 2.0))])
+def test_grids_of_16_bits_and_more_reach_twice_as_far_as_calibration_images(
+    bits: int, reach: tuple[float, ...]
+) -> None:
+    task = make_task(rq.load_network("cnn"), DATA.calibration.x[:16], bits=(2, bits))
+    for quantizers, times in zip(find_places(task, weight_terms=1).quantizers, reach, strict=True):
+        for tensor, q in quantizers.items():
+            lo, hi = (float(task.trace[tensor].min()), float(task.trace[tensor].max()))
+            ends = float(q.scale) * (np.array([q.spec.qmin, q.spec.qmax]) - int(q.zero_point))
+            assert np.allclose(ends, (times * min(lo, 0), times * hi), rtol=0, atol=float(q.scale))
+
+
+def test_tensors_with_headroom_are_modelled_with_it() -> None:
+    """A step twice as wide errs four times as much: 2^(16 - 1) steps a range against 2^8."""
+    task = make_task(rq.load_network("mlp"), DATA.calibration.x[:16], bits=(2, 8))
+    places = find_places(task, weight_terms=1)
+    one, two, three = (places.tensor_error("relu1", terms) for terms in (1, 2, 3))
+    assert (one / two, two / three) == (4.0**7, 4.0**8)
+
+
 @pytest.mark.parametrize("method", ["absmax", "equalized", "multipoint", "gpfq"])
 def test_methods_take_a_budget(method: str) -> None:
     """Those that train take minutes and have tests of their own; the door is the same for all."""

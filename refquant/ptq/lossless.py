@@ -13,7 +13,9 @@ point of the channels' dual front.  That allocation is exact over these choices;
 exactly, for the T_a found.
 
 A tensor's T terms of b bits are the base-2^b digits of its code on one grid of T b bits, least digits last: sum over t
-of scale 2^(b (T-t)) q_t.  So they are held as one quantizer of T b bits, whose P is the same.
+of scale 2^(b (T-t)) q_t.  So they are held as one quantizer of T b bits, whose P is the same.  From 16 bits on the grid
+covers twice the range that calibration images have: what other images have beyond it would err by more than rounding
+does, and no term would mend that.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -53,6 +55,9 @@ MOST_WEIGHT_TERMS, MOST_ACTIVATION_TERMS = 4, 3
 AXIS_IMAGES = 256
 """How many images the tables are measured on."""
 
+HEADROOM, HEADROOM_BITS = 2.0, 16
+"""How many times the observed range the grids of tensors cover, from so many bits on."""
+
 FRONT_POINTS = 48
 """Points of a dual front that compete, evenly spaced by cost."""
 
@@ -65,6 +70,15 @@ def digits(codes: NDArray[np.int64], bits: int, terms: int) -> NDArray[np.int64]
     """
     shifts = bits * np.arange(terms)[::-1].reshape(-1, *(1,) * np.ndim(codes))
     return np.asarray((codes >> shifts) & (2**bits - 1))
+
+
+def headroom(bits: int) -> float:
+    """How many times the observed range a grid of so many bits covers.
+
+    >>> headroom(8), headroom(16)
+    (1.0, 2.0)
+    """
+    return HEADROOM if bits >= HEADROOM_BITS else 1.0
 
 
 # ---- what counts cost and err ---------------------------------------------------------------------------------
@@ -105,9 +119,10 @@ class Places:
         return np.concatenate([index[self.axis.items[name]] for name in self.readers[tensor]])
 
     def tensor_error(self, tensor: str, terms: int) -> float:
-        """The error of a tensor with so many terms: measured for one; each more divides it by 4^b [model]."""
+        """The error of a tensor with so many terms: measured for one, then as the square of a code's step [model]."""
         bits = self.task.bits[1] or 0
-        return self.tensor_errors.get(tensor, 0.0) / 4.0 ** (bits * (terms - 1))
+        step = headroom(bits * terms) / headroom(bits) / 2.0 ** (bits * (terms - 1))
+        return self.tensor_errors.get(tensor, 0.0) * step**2
 
     def _activation_terms(self, budget: float) -> dict[str, int]:
         errors, costs, choices = [], [], []
@@ -185,7 +200,7 @@ def find_places(task: Task, *, weight_terms: int = MOST_WEIGHT_TERMS) -> Places:
     for terms in range(2, MOST_ACTIVATION_TERMS + 1):
         if one is not None and one.bits * terms <= 24:  # as float32 tensors have digits
             fine = replace(one, bits=one.bits * terms)
-            quantizers.append(activation_quantizers(task.graph, task.trace, fine, task.observer))
+            quantizers.append(activation_quantizers(task.graph, task.trace, fine, task.observer, headroom(fine.bits)))
     return Places(task, axis, alone, quantizers)
 
 

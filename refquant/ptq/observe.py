@@ -30,9 +30,9 @@ RANGES: dict[str, Callable[[Array], tuple[float, float]]] = {
 
 
 def activation_quantizers(
-    graph: Graph, trace: Mapping[str, Array], spec: QuantSpec, observer: str = "minmax"
+    graph: Graph, trace: Mapping[str, Array], spec: QuantSpec, observer: str = "minmax", headroom: float = 1.0
 ) -> dict[str, ActivationQuantizer]:
-    """A quantizer with zero point for every tensor that a Conv or Gemm reads, from its observed range.
+    """A quantizer with zero point for every tensor that a Conv or Gemm reads, for its observed range times `headroom`.
 
     Raises ArgumentError for an unknown observer.
     """
@@ -42,7 +42,8 @@ def activation_quantizers(
     for node in graph.linear_nodes:
         for name in node.inputs:
             lo, hi = RANGES[observer](reals(trace[name]))
-            quantizers[name] = ActivationQuantizer(spec, *range_parameters(lo, hi, spec=spec, rule="affine"))
+            scale, zero_point = range_parameters(headroom * lo, headroom * hi, spec=spec, rule="affine")
+            quantizers[name] = ActivationQuantizer(spec, scale, zero_point)
     return quantizers
 
 
