@@ -1,7 +1,10 @@
 """Methods on the complexity axis: budgets, exact counts, activation terms, and the levels of lossless."""
 
+import importlib.util
 from dataclasses import replace
 from itertools import product
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,6 +30,13 @@ from refquant.quant.granularity import Granularity
 
 DATA = rq.load_data("fashion-mnist")
 HELD = DATA.calibration.x[512:]
+
+
+_place = importlib.util.spec_from_file_location("small_network", Path(__file__).with_name("small_network.py"))
+assert _place is not None
+assert _place.loader is not None
+small: Any = importlib.util.module_from_spec(_place)
+_place.loader.exec_module(small)
 
 
 @pytest.fixture(scope="module")
@@ -123,6 +133,22 @@ def test_tensors_with_headroom_are_modelled_with_it() -> None:
     places = find_places(task, weight_terms=1)
     one, two, three = (places.tensor_error("relu1", terms) for terms in (1, 2, 3))
     assert (one / two, two / three) == (4.0**7, 4.0**8)
+
+
+@pytest.mark.parametrize("method", ["certified", "bias-corrected", "gptq", "gpfq", "qronos", "descent"])
+def test_a_large_budget_buys_logits_as_near_as_float32_allows(method: str) -> None:
+    """With more terms than a block of the search has; activations stay float, so that weights alone err."""
+    graph, images, held = small.trained(), small.X[:48], small.X[small.TRAINED_ON :]
+    reference = rq.forward(graph, held)
+    single = rq.quantize_network(graph, images, method="absmax", bits=(2, None))
+    errors = {}
+    for budget in (3.0, 9.0, 18.0):
+        plan = rq.quantize_network(graph, images, method=method, bits=(2, None), budget=budget)
+        assert complexity(graph, plan).bit_operations <= budget * complexity(graph, single).bit_operations
+        errors[budget] = float(np.abs(rq.forward(graph, held, plan, mode="fake") - reference).max())
+    assert errors[9.0] < errors[3.0] / 4
+    assert errors[18.0] < errors[9.0] / 4
+    assert errors[18.0] < 2.0**-11 * float(np.abs(reference).max())
 
 
 @pytest.mark.parametrize("method", ["absmax", "equalized", "multipoint", "gpfq"])

@@ -18,6 +18,7 @@ covers twice the range that calibration images have: what other images have beyo
 does, and no term would mend that.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -51,7 +52,7 @@ __all__ = [
 
 Array = NDArray[np.float64]
 
-MOST_WEIGHT_TERMS, MOST_ACTIVATION_TERMS = 4, 3
+MOST_ACTIVATION_TERMS = 3
 AXIS_IMAGES = 256
 """How many images the tables are measured on."""
 
@@ -79,6 +80,17 @@ def headroom(bits: int) -> float:
     (1.0, 2.0)
     """
     return HEADROOM if bits >= HEADROOM_BITS else 1.0
+
+
+def weight_terms_for(budget: float) -> int:
+    """How many terms of weights are tabulated for a budget: more than it allows everywhere, from 4 to 20.
+
+    20 terms of 2 bits leave about what float32 rounds away.
+
+    >>> [weight_terms_for(budget) for budget in (1.0, 3.0, 8.0, 48.0)]
+    [4, 4, 9, 20]
+    """
+    return min(max(4, math.ceil(budget) + 1), 20)
 
 
 # ---- what counts cost and err ---------------------------------------------------------------------------------
@@ -178,7 +190,7 @@ class Places:
         return self.task.changed(terms=placement.weights, starts=starts, budget=None, activations=acts)
 
 
-def find_places(task: Task, *, weight_terms: int = MOST_WEIGHT_TERMS) -> Places:
+def find_places(task: Task, *, weight_terms: int = 4) -> Places:
     """The tables of a task: its weights in 1..`weight_terms` terms, and what each tensor's quantizer alone costs.
 
     Measured on the first 256 calibration images; no labels are used.
@@ -210,7 +222,7 @@ def on_axis(method: Callable[[Task], QuantPlan]) -> Callable[[Task], QuantPlan]:
     def run(task: Task) -> QuantPlan:
         if task.budget is None:
             return method(task)
-        places = find_places(task)
+        places = find_places(task, weight_terms=weight_terms_for(task.budget))
         return method(places.placed(places.place(task.budget)))
 
     return run

@@ -24,7 +24,7 @@ from .distill import blockwise_distilled
 from .equalize import on_equalized
 from .integer import integer_plan
 from .lapq import lapq
-from .lossless import on_axis
+from .lossless import on_axis, weight_terms_for
 from .multipoint import multipoint
 from .multiterms import Axis, build_axis
 from .resume import resumable, state_in
@@ -86,7 +86,14 @@ def _calibrated(task: Task, method: str) -> Calibrated:
     spec = task.weight_spec
     with one_blas_thread():
         axis = build_axis(
-            task.graph, task.images, task.trace, task.activations, spec, _encoding(method, spec), task.progress
+            task.graph,
+            task.images,
+            task.trace,
+            task.activations,
+            spec,
+            _encoding(method, spec),
+            task.progress,
+            most=weight_terms_for(task.budget or 1.0),
         )
     return Calibrated(task.graph, axis, task.images, task.trace)
 

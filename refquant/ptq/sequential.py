@@ -13,7 +13,8 @@ All want |X w - X^ q|^2 small, from the moments H and M alone.  They differ in c
             row never grows.  A mean error goes to the bias, so moments are about the mean.
 
 With lambda added to the diagonals of H and M, all this minimizes |X w - X^ q|^2 + lambda |w - q|^2.  As a layer has
-n-term sums for weights, the value at a centre is the nearest sum.
+n-term sums for weights, the value at a centre is the nearest sum, block of terms by block of terms; with directed
+rounding, term by term.
 
 Sources: Frantar et al. 2022 (GPTQ, arXiv 2210.17323); Lybrand and Saab 2021 (GPFQ, arXiv 2010.15703); Zhang et al.
 2025 (Qronos, arXiv 2505.11695).  GPTQ's steps are Babai's nearest plane (`solve.rounding_oracle`).
@@ -58,8 +59,9 @@ DAMPING = 0.01
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Dampings that `descent` chooses from."""
 
-MOST_SUMS = 1024
-"""Sums of terms up to which the nearest is searched; beyond, each term rounds what those before it leave."""
+MOST_SUMS, LATER_SUMS = 1024, 64
+"""Sums of terms up to which the nearest is searched; of more terms, further blocks, of up to so many sums each, take
+what is nearest to what those before leave."""
 
 ROUNDS = 4
 """Rounds of `descent`."""
@@ -125,6 +127,28 @@ def _columns(P: NDArray[Any]) -> NDArray[Any]:
 # ---- codes at a centre ----------------------------------------------------------------------------------------
 
 
+class _Block(NamedTuple):
+    """Consecutive terms whose codes are found together: all combinations, one a row, and how many terms each needs."""
+
+    first: int
+    grid: Array
+    reach: NDArray[np.int64]
+
+
+def _blocks(specs: tuple[QuantSpec, ...]) -> list[_Block]:
+    """The terms in order, in as few blocks as have at most `MOST_SUMS` combinations, after the first `LATER_SUMS`."""
+    cuts, sums = [0], 1.0
+    for t, spec in enumerate(specs):
+        codes = 2.0**spec.bits - spec.narrow
+        if t > cuts[-1] and sums * codes > (LATER_SUMS if cuts[-1] else MOST_SUMS):
+            cuts.append(t)
+            sums = 1.0
+        sums *= codes
+    grids = [all_codes(specs[first:end]) for first, end in zip(cuts, [*cuts[1:], len(specs)], strict=True)]
+    reach = [np.where(grid != 0, np.arange(1, grid.shape[1] + 1), 0).max(axis=1) for grid in grids]
+    return list(map(_Block, cuts, grids, reach))
+
+
 class _Coder:
     """Turns centres of one input, shape (rows,), into the nearest values that the sums allow, and keeps the codes."""
 
@@ -141,25 +165,24 @@ class _Coder:
         scale_rows: "each" if each row has its scales, "one" if all rows share them, else "".
         """
         self.codes, self.alpha, self.counts, self.specs, self.scale_rows = codes, alpha, counts, specs, scale_rows
-        sums = np.prod([2.0**spec.bits - spec.narrow for spec in specs])
-        self.search = specs[0].rounding.startswith("half_") and sums <= MOST_SUMS
-        if self.search:
-            self.grid = all_codes(specs)  # (sums, T)
-            self.reach = np.where(self.grid != 0, np.arange(1, len(specs) + 1), 0).max(axis=1)
+        self.blocks = _blocks(specs) if specs[0].rounding.startswith("half_") else []
 
     def __call__(self, t: int, centre: Array) -> Array:
         alpha, counts = self.alpha[:, :, t], self.counts[:, t]
-        if self.search:
-            sums = self.grid @ alpha  # (sums, rows)
-            distance = np.where(self.reach[:, None] <= counts, np.abs(sums - centre), np.inf)
-            best = distance.argmin(axis=0)
-            self.codes[:, :, t] = self.grid[best].T
-            return np.asarray(sums[best, np.arange(len(centre))])
-        left = centre
-        for k, spec in enumerate(self.specs):
-            q = np.clip(round_array(left / alpha[k], spec.rounding), spec.qmin, spec.qmax) * (k < counts)
-            self.codes[k, :, t], left = q, left - q * alpha[k]
-        return np.asarray(centre - left)
+        value = np.zeros_like(centre)
+        for block in self.blocks:
+            terms = slice(block.first, block.first + block.grid.shape[1])
+            sums = block.grid @ alpha[terms]  # (sums, rows)
+            distance = np.abs(sums - (centre - value))
+            in_use = np.maximum(counts - block.first, 0)  # of the block's terms; of none, 0 is the one sum
+            best = np.where(block.reach[:, None] <= in_use, distance, np.inf).argmin(axis=0)
+            self.codes[terms, :, t] = block.grid[best].T
+            value += sums[best, np.arange(len(centre))]
+        for k, spec in enumerate(() if self.blocks else self.specs):
+            q = np.clip(round_array((centre - value) / alpha[k], spec.rounding), spec.qmin, spec.qmax) * (k < counts)
+            self.codes[k, :, t] = q
+            value += q * alpha[k]
+        return value
 
 
 # ---- the forms ------------------------------------------------------------------------------------------------
