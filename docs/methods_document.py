@@ -33,6 +33,9 @@ PEERS = {  # best held-out accuracy of existing tools in these conditions, over 
 CURVES = {"descent": INK, "gpfq": COOL, "multipoint": WARM, "certified": "#6b7280"}
 """Methods whose whole curve F(P) is drawn, and their colours."""
 
+LOSSLESS_BUDGET = 8
+"""Methods measured at this budget and more are in the table of the way to lossless."""
+
 Cells = dict[str, Cell]
 
 
@@ -289,21 +292,26 @@ def _unlike(cells: Cells) -> Callable[[Figure], None]:
 
 def to_lossless(cells: Cells, here: Path) -> str:
     rows = []
-    for network in NETWORKS:
-        made = [of(cells, network, "sums", "2-8", b)[0] for b in _budgets(cells, network, "sums", "2-8")]
+    for network, method in product(NETWORKS, ("sums", *METHODS)):
+        budgets = _budgets(cells, network, method, "2-8")
+        if not budgets or max(budgets) < LOSSLESS_BUDGET:
+            continue
+        made = [of(cells, network, method, "2-8", b)[0] for b in budgets]
         reached = first_reached([(relative(network, cell), cell["levels"]) for cell in made])
-        most = max((relative(network, cell) for cell in made), default=0.0)
-        last = str(max(made, key=lambda cell: cell["operations"])["other_classes"]) if made else ""
-        rows.append([network, *(f"{P:.2f}" if P else f"not up to {most:.1f}" for P in map(reached.get, LEVELS)), last])
+        most = max(relative(network, cell) for cell in made)
+        last = max(made, key=lambda cell: cell["operations"])["other_classes"]
+        levels = [f"{P:.2f}" if P else f"not up to {most:.1f}" for P in map(reached.get, LEVELS)]
+        rows.append([network, method, *levels, f"{min(budgets):g} to {max(budgets):g}", last])
     return (
-        "## The way to lossless\n\n`sums`: each weight alone in up to 20 terms of 2 bits with certified scales, "
-        "activations in up to 3 terms of 8 bits, counts placed under the budget; no method on top. The least P "
-        "(relative to one term of W4A8) from which on every measured point reaches a level on the 10,000 test images: "
-        "`equivalent`, the 95 % interval of the difference in accuracy within half a point; `class-equal`, every class "
-        "the float network's; `logits-equal`, bit for bit (float activations are needed for that: `refquant study` "
-        "shows it). These are measurements on a grid of budgets, not proofs for other images.\n\n"
+        "## The way to lossless\n\nEach method in sums of 2-bit terms, up to 20, activations in up to 3 terms of 8 "
+        "bits, counts placed under the budget. `sums`: each weight encoded alone, with certified scales; no method on "
+        "top. The least P (relative to one term of W4A8) from which on every measured point reaches a level on the "
+        "10,000 test images: `equivalent`, the 95 % interval of the difference in accuracy within half a point; "
+        "`class-equal`, every class the float network's; `logits-equal`, bit for bit (float activations are needed for "
+        "that: `refquant study` shows it). These are measurements on a grid of budgets, not proofs for other images."
+        "\n\n"
         + draw("lossless", _unlike(cells), (7.2, 3.6), here)
-        + table(["network", *LEVELS, "classes unlike float's at the largest P"], rows)
+        + table(["network", "method", *LEVELS, "budgets measured", "classes unlike float's at the largest"], rows)
         + "\n"
     )
 

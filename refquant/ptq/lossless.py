@@ -18,7 +18,6 @@ covers twice the range that calibration images have: what other images have beyo
 does, and no term would mend that.
 """
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -34,7 +33,7 @@ from ..net.plan import ActivationQuantizer, QuantPlan
 from ..quant.multiterm import with_counts
 from ..solve.allocate import allocate
 from ..solve.hull import dual_front
-from .multiterms import Axis, build_axis
+from .multiterms import Axis, build_axis, terms_for
 from .observe import activation_quantizers
 from .task import Task
 
@@ -80,17 +79,6 @@ def headroom(bits: int) -> float:
     (1.0, 2.0)
     """
     return HEADROOM if bits >= HEADROOM_BITS else 1.0
-
-
-def weight_terms_for(budget: float) -> int:
-    """How many terms of weights are tabulated for a budget: more than it allows everywhere, from 4 to 20.
-
-    20 terms of 2 bits leave about what float32 rounds away.
-
-    >>> [weight_terms_for(budget) for budget in (1.0, 3.0, 8.0, 48.0)]
-    [4, 4, 9, 20]
-    """
-    return min(max(4, math.ceil(budget) + 1), 20)
 
 
 # ---- what counts cost and err ---------------------------------------------------------------------------------
@@ -190,7 +178,7 @@ class Places:
         return self.task.changed(terms=placement.weights, starts=starts, budget=None, activations=acts)
 
 
-def find_places(task: Task, *, weight_terms: int = 4) -> Places:
+def find_places(task: Task, *, weight_terms: int = terms_for(1.0)) -> Places:
     """The tables of a task: its weights in 1..`weight_terms` terms, and what each tensor's quantizer alone costs.
 
     Measured on the first 256 calibration images; no labels are used.
@@ -222,7 +210,7 @@ def on_axis(method: Callable[[Task], QuantPlan]) -> Callable[[Task], QuantPlan]:
     def run(task: Task) -> QuantPlan:
         if task.budget is None:
             return method(task)
-        places = find_places(task, weight_terms=weight_terms_for(task.budget))
+        places = find_places(task, weight_terms=terms_for(task.budget))
         return method(places.placed(places.place(task.budget)))
 
     return run

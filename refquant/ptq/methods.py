@@ -24,9 +24,9 @@ from .distill import blockwise_distilled
 from .equalize import on_equalized
 from .integer import integer_plan
 from .lapq import lapq
-from .lossless import on_axis, weight_terms_for
+from .lossless import on_axis
 from .multipoint import multipoint
-from .multiterms import Axis, build_axis
+from .multiterms import Axis, build_axis, terms_for
 from .resume import resumable, state_in
 from .sequential import FORMS, sequential
 from .task import Progress, Task, make_task, silent
@@ -63,9 +63,10 @@ def calibrate(
     granularity: Granularity,
     profile: str,
     observer: str = "minmax",
+    budget: float = 1.0,
     progress: Progress | None = None,
 ) -> Calibrated:
-    """Fold, observe, and encode every weight with every number of terms.
+    """Fold, observe, and encode every weight with every number of terms that the budget makes worth a look.
 
     Raises ArgumentError for an unknown method or observer and for no calibration images.
     """
@@ -77,6 +78,7 @@ def calibrate(
         granularity=granularity,
         profile=profile,
         observer=observer,
+        budget=budget,
         progress=progress or silent,
     )
     return _calibrated(task, method)
@@ -93,7 +95,7 @@ def _calibrated(task: Task, method: str) -> Calibrated:
             spec,
             _encoding(method, spec),
             task.progress,
-            most=weight_terms_for(task.budget or 1.0),
+            most=terms_for(task.budget or 1.0),
         )
     return Calibrated(task.graph, axis, task.images, task.trace)
 

@@ -5,6 +5,7 @@ layer-output error d' C d on calibration images, times what a unit of that layer
 to cost at the logits.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -24,14 +25,23 @@ from ..solve.terms import encode_each
 from .observe import output_errors, second_moment
 from .task import Progress
 
-__all__ = ["MOST_TERMS", "Axis", "build_axis", "lossless_terms"]
+__all__ = ["MOST_TERMS", "Axis", "build_axis", "lossless_terms", "terms_for"]
 
 Array = NDArray[np.float64]
-MOST_TERMS = 4
-"""Terms a weight may have on the way to the lossless end."""
+MOST_TERMS = 20
+"""Terms a weight may have: 20 of 2 bits leave about what float32 rounds away."""
 
 LOSSLESS_TERMS = 64
 """Terms at which the search for a lossless sum gives up: 2-bit terms gain at least a bit each."""
+
+
+def terms_for(budget: float) -> int:
+    """How many terms of weights are tabulated for a budget: more than it allows everywhere, from 4 to `MOST_TERMS`.
+
+    >>> [terms_for(budget) for budget in (1.0, 3.0, 8.0, 48.0)]
+    [4, 4, 9, 20]
+    """
+    return min(max(4, math.ceil(budget) + 1), MOST_TERMS)
 
 
 def lossless_terms(weight: NDArray[np.float32], spec: QuantSpec) -> MultiTerm:
@@ -108,7 +118,7 @@ def build_axis(
     spec: QuantSpec,
     method: str,
     progress: Progress | None = None,
-    most: int = MOST_TERMS,
+    most: int = terms_for(1.0),
 ) -> Axis:
     """Encode every layer with 1..`most` terms and tabulate what each count costs and errs.
 

@@ -22,7 +22,6 @@ from ..quant.granularity import Granularity
 from .complexity import FLOAT_BITS, complexity, uniform_complexity
 from .errors import analyse_errors, sqnr
 from .methods import ENCODINGS, METHODS, Calibrated, calibrate, run_method
-from .multiterms import MOST_TERMS
 from .resume import resumable
 from .task import Progress, make_task
 
@@ -93,7 +92,7 @@ def run_study(
 ) -> Study:
     """Quantize along the complexity axis and measure every point.
 
-    budget: the point whose plan is returned, bit operations relative to one term (1 to 4); it joins the stations.
+    budget: the point whose plan is returned, bit operations relative to one term, at least 1; it joins the stations.
     Methods that encode each weight alone are measured at all `MEAN_TERMS`; the others, which run anew for every
     budget and may take minutes, at one term and at the budget.  resume: a folder where methods of `resume.STATES`
     keep what they have done, and from where they go on.  progress is called with (what, done, total).  Results
@@ -105,8 +104,8 @@ def run_study(
     one_of(method, METHODS, "method", "study")
     if resume is not None:
         resumable(method, "study")
-    if not (np.isfinite(budget) and 1 <= budget <= MOST_TERMS):
-        raise ArgumentError(complaint(f"budget={budget}", f"between 1 and {MOST_TERMS}", "study"))
+    if not (np.isfinite(budget) and budget >= 1):
+        raise ArgumentError(complaint(f"budget={budget}", "at least 1 (one term throughout)", "study"))
     if not graph.linear_nodes or len(graph.shapes[graph.output]) != 1:
         got = f"{len(graph.linear_nodes)} Conv and Gemm nodes, an output of shape {graph.shapes[graph.output]}"
         raise ArgumentError(complaint(got, "at least one such node, one number a class", f"study of {graph.name}"))
@@ -129,6 +128,7 @@ def run_study(
             granularity=granularity,
             profile=profile,
             observer=observer,
+            budget=budget,
             progress=progress,
         )
         task = make_task(
