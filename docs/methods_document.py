@@ -210,7 +210,8 @@ def _within(cells: Cells, network: str, points: float) -> str:
 def with_terms(cells: Cells, here: Path) -> str:
     text = (
         "## With terms\n\nThe same methods with sums of terms under a budget of 1.5 bit operations relative to one "
-        "term throughout: one term -> with the budget (means, where a method draws random numbers).\n\n"
+        "term throughout: one term -> with the budget (means, where a method draws random numbers). `certified`, "
+        "`absmax` and `multipoint` spend it on weights alone, so that what 4-bit activations err remains.\n\n"
     )
     for network in NETWORKS:
         rows = []
