@@ -2,6 +2,7 @@
 
 import importlib.util
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +96,40 @@ def test_step_4_leaves_no_mean_error_where_the_inputs_are_the_float_networks() -
     assert np.abs(before).max() > 1e-2
 
 
-def test_factors_of_one_are_the_encoding_and_sums_are_rounded_term_by_term() -> None:
+def test_factors_of_one_are_the_encoding_and_factors_are_of_all_scales() -> None:
     task = small((3, None))
     node = task.graph.node("gemm2")
-    for terms in (1, 2):
-        sums = rq.encode_terms(task.weight(node), spec=task.weight_spec, terms=terms, method="greedy")
-        assert np.array_equal(requantized(task.weight(node), sums, 1.0).codes, sums.codes)
+    sums = task.encode(node)
+    assert np.array_equal(requantized(task.weight(node), sums, 1.0).codes, sums.codes)
     half = requantized(task.weight(node), sums, 0.5)
     assert np.array_equal(half.scales, sums.scales / 2)
     assert np.array_equal(half.codes[0], rq.quantize(task.weight(node), half.scales[0], spec=task.weight_spec))
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.7])
+def test_values_of_two_terms_are_the_nearest_of_all_sums(factor: float) -> None:
+    task = small((3, None))
+    W = task.weight(task.graph.node("gemm2")).astype(np.float64)
+    sums = rq.encode_terms(W, spec=task.weight_spec, terms=2, method="joint")
+    found = requantized(W, sums, factor)
+    every = [range(spec.qmin, spec.qmax + 1) for spec in sums.specs]
+    made = np.stack(
+        [sum(q * s for q, s in zip(pair, found.scales.astype(float), strict=True)) for pair in product(*every)]
+    )
+    least = np.abs(W[None] - made[:, :, None]).min(axis=0)
+    assert np.allclose(np.abs(W - found.decode(np.float64)), least, rtol=0, atol=2.0**-50)
+
+
+def test_sums_of_many_terms_stay_near_the_weight() -> None:
+    """Scales found together are not in order: rounded term by term the errors would stay those of a few terms."""
+    task = small((2, None))
+    W = task.weight(task.graph.node("gemm2"))
+    errors = []
+    for terms in (4, 9, 19):
+        sums = rq.encode_terms(W, spec=task.weight_spec, terms=terms, method="joint")
+        errors.append(float(np.abs(W - requantized(W, sums, 1.0).decode(np.float64)).max()))
+        assert errors[-1] <= 2 * float(np.abs(W - sums.decode(np.float64)).max())
+    assert errors[0] > 30 * errors[1] > 900 * errors[2]
 
 
 def test_counts_of_terms_are_kept() -> None:

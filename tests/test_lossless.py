@@ -151,6 +151,15 @@ def test_a_large_budget_buys_logits_as_near_as_float32_allows(method: str) -> No
     assert errors[18.0] < 2.0**-11 * float(np.abs(reference).max())
 
 
+@pytest.mark.parametrize("method", ["equalized", "multipoint"])
+def test_methods_of_one_activation_term_spend_a_budget_on_weights(method: str) -> None:
+    graph, images = small.trained(), small.X[:48]
+    single, plan = (rq.quantize_network(graph, images, method=method, bits=(2, 4), budget=b) for b in (None, 8.0))
+    assert {q.spec.bits for q in plan.activations.values()} == {4}
+    spent = complexity(graph, plan).bit_operations / complexity(graph, single).bit_operations
+    assert 7 < spent <= 8
+
+
 @pytest.mark.parametrize("method", ["absmax", "equalized", "multipoint", "gpfq"])
 def test_methods_take_a_budget(method: str) -> None:
     """Those that train take minutes and have tests of their own; the door is the same for all."""
@@ -257,6 +266,7 @@ def test_paired_intervals_of_equal_runs_have_a_width() -> None:
     assert -0.05 < low < 0 < high < 0.05
     assert paired_interval(np.zeros(0, bool), np.zeros(0, bool)) == (-1.959964 / 2, 1.959964 / 2)  # of no image
     assert paired_interval(np.ones(2, bool), np.zeros(2, bool))[1] == 1.0  # no further
+    assert paired_interval(np.zeros(2, bool), np.ones(2, bool))[0] == -1.0
 
 
 def test_levels_count_from_where_they_stay() -> None:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 import refquant as rq
 from refquant.net.graph import Graph, InputSpec, Node
 from refquant.net.ops_linear import patches
+from refquant.ptq import sequential as sequential_module
 from refquant.ptq.activations import with_least_error
 from refquant.ptq.observe import output_errors
 from refquant.ptq.sequential import (
@@ -20,10 +21,10 @@ from refquant.ptq.sequential import (
     sequential,
     sequential_layer,
 )
-from refquant.ptq.task import make_task
-from refquant.quant.multiterm import MultiTerm, with_counts
+from refquant.ptq.task import make_task, weight_spec
+from refquant.quant.multiterm import MultiTerm, sound, with_counts
 from refquant.solve.rounding_oracle import ROUNDINGS, best_rounding, rounding_error
-from refquant.solve.terms import encode_terms
+from refquant.solve.terms import encode_each, encode_terms
 
 Array = NDArray[np.float64]
 DATA = rq.load_data("fashion-mnist")
@@ -236,3 +237,50 @@ def test_inputs_without_variance_are_no_obstacle(form: str, seed: int, inputs: i
     x = (3 * rng.normal(size=(1, inputs))).repeat(images, axis=0)
     plan = rq.quantize_network(Graph("one", InputSpec("x", (inputs,)), "y", (y,), arrays), x, method=form, bits=(4, 8))
     assert np.isfinite(plan.weights["y"].decode()).all()
+
+
+@pytest.mark.parametrize("profile", ["seed-floor@1", "seed-nearest@1"])
+@pytest.mark.parametrize("form", FORMS)
+def test_sums_of_many_terms_are_sound_and_no_worse_than_their_start(form: str, profile: str) -> None:
+    """More terms than are searched at once, another number in each row."""
+    rng = np.random.default_rng(5)
+    W, (X, X_hat) = rng.normal(size=(14, 12)), problem(2, 12)[1:]
+    seen, spec = moments(X, X_hat).damped(), weight_spec(profile, 2, rq.PerChannel(0))
+    method = "joint" if profile == "seed-nearest@1" else "greedy"
+    start = with_counts(encode_each(W, spec=spec, terms=14, method=method), np.arange(1, 15))
+    found = sound(sequential_layer(W, start, seen, form), form)
+    assert np.array_equal(found.counts, start.counts)
+    H, M = seen.H[0], seen.H[0] if form == "gptq" else seen.M[0]
+    if form == "gptq":
+        found = sequential_layer(W, start, seen._replace(M=seen.H), form)
+    before, after = (row_errors(sums.decode(np.float64), H, W @ M.T) for sums in (start, found))
+    if profile == "seed-nearest@1":
+        assert (after <= before + 2.0**-40 * np.abs(W @ M.T).sum())[6:].all()  # rows of more than one block
+
+
+def test_directed_rounding_takes_terms_one_by_one() -> None:
+    """Where inputs are orthogonal a centre is the weight: the digits of the definition."""
+    W = np.random.default_rng(1).normal(size=(5, 7))
+    spec = weight_spec("seed-floor@1", 2, rq.PerChannel(0))
+    start = with_counts(encode_each(W, spec=spec, terms=5, method="greedy"), np.arange(1, 6))
+    eye, zero = np.eye(7)[None], np.zeros((1, 7))
+    found = sequential_layer(W, start, LayerMoments(eye, eye, zero, zero), "gptq")
+    left = W
+    for t, grid in enumerate(start.specs):
+        alpha = start.scales[t].astype(np.float64)[:, None]
+        q = np.clip(np.floor(left / alpha), grid.qmin, grid.qmax) * (t < start.counts[:, None])
+        assert np.array_equal(found.codes[t], q)
+        left = left - q * alpha
+
+
+def test_descent_refits_scales_where_that_errs_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    W, (X, X_hat) = np.random.default_rng(3).normal(size=(6, 12)), problem(4, 12)[1:]
+    seen, spec = moments(X, X_hat).damped(), weight_spec("seed-nearest@1", 2, rq.PerChannel(0))
+    start = encode_terms(W, spec=spec, terms=1, method="joint")
+    refitted = sequential_layer(W, start, seen, "descent")
+    monkeypatch.setattr(sequential_module, "_refitted", lambda Q, *rest: Q)
+    fixed = sequential_layer(W, start, seen, "descent")
+    assert np.array_equal(fixed.scales, start.scales)
+    B = W @ seen.M[0].T
+    errors = [row_errors(s.decode(np.float64), seen.H[0], B).sum() for s in (refitted, fixed)]
+    assert errors[0] < errors[1]

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -255,3 +256,15 @@ def test_a_method_of_the_table_is_studied_at_one_term_and_at_the_budget() -> Non
     assert study.results["points"][2]["weights_bit_exact"]
     with pytest.raises(rq.ArgumentError, match="method"):
         run_study(rq.load_network("mlp"), images, granularity=granularity, method="magic")
+
+
+def test_a_budget_beyond_four_terms_is_spent_and_drawing_methods_start_anew() -> None:
+    images = Images(DATA.calibration.x[:64], DATA.test.x[:20], LABELS[:20])
+    graph = rq.load_network("mlp")
+    conditions: dict[str, Any] = {"bits": (2, 8), "granularity": rq.PerTensor()}
+    for method in ("certified", "bias-corrected"):
+        point = run_study(graph, images, budget=6.0, method=method, **conditions).results["points"][-2]
+        assert 5 < point["bit_operations_vs_single"] <= 6
+    study = run_study(graph, images, budget=2.0, method="adaquant", **conditions)
+    plan = rq.quantize_network(graph, images.calibration, budget=2.0, method="adaquant", **conditions)
+    assert plan_to_json(study.plan) == plan_to_json(plan)

@@ -37,6 +37,7 @@ from ..quant.quantizer import quantize
 from ..solve.joint import Trajectory, minimize_scales
 from ..solve.scale import solve_scale
 from .activations import MOST_BITS
+from .blocks import nearest_sums
 from .reconstruct import forget, read_activations
 from .task import Task
 
@@ -85,7 +86,9 @@ def mean_patch(task: Task, node: Node) -> NDArray[np.float64]:
 
 
 def requantized(w: Array, sums: MultiTerm, factor: NDArray[np.float64] | float) -> MultiTerm:
-    """The weight on the scales of a sum times a factor, of the parameters' shape: term by term, what is left rounded.
+    """The weight on the scales of a sum times a factor, of the parameters' shape: each value the nearest sum.
+
+    With directed rounding the terms are rounded one by one, each to what is left.
 
     >>> from ..quant.spec import QuantSpec
     >>> one = MultiTerm(np.array([[1, -1]]), np.array([0.5]), (QuantSpec(3),), np.array(1))
@@ -93,13 +96,16 @@ def requantized(w: Array, sums: MultiTerm, factor: NDArray[np.float64] | float) 
     [[2, -2]]
     """
     scales = (sums.scales * factor).astype(sums.scales.dtype)
-    spread, codes = sums.specs[0].granularity.spread, []
+    if sums.terms > 1 and sums.specs[0].rounding.startswith("half_"):
+        codes = nearest_sums(w, replace(sums, scales=scales))
+        return replace(sums, codes=codes.astype(sums.codes.dtype), scales=scales)
+    spread, each = sums.specs[0].granularity.spread, []
     left = w.astype(np.float64)
     for t, spec in enumerate(sums.specs):
         q = np.where(t < spread(sums.counts, sums.shape), quantize(left, scales[t], spec=spec), 0)
         left = left - q * spread(scales[t], sums.shape).astype(np.float64)
-        codes.append(q)
-    return replace(sums, codes=np.stack(codes).astype(sums.codes.dtype), scales=scales)
+        each.append(q)
+    return replace(sums, codes=np.stack(each).astype(sums.codes.dtype), scales=scales)
 
 
 class Surface:

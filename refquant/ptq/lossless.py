@@ -13,9 +13,10 @@ point of the channels' dual front.  That allocation is exact over these choices;
 exactly, for the T_a found.
 
 A tensor's T terms of b bits are the base-2^b digits of its code on one grid of T b bits, least digits last: sum over t
-of scale 2^(b (T-t)) q_t.  So they are held as one quantizer of T b bits, whose P is the same.  From 16 bits on the grid
+of scale 2^(b (T-t)) q_t.  So they are held as one quantizer of T b bits, whose P is the same.  A sum of 16 bits or more
 covers twice the range that calibration images have: what other images have beyond it would err by more than rounding
-does, and no term would mend that.
+does, and no term would mend that.  So with less than 6 bits a term, of which 3 are taken, what ranges cut remains; with
+directed rounding, so does what the first term of a weight clips.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -56,7 +57,7 @@ AXIS_IMAGES = 256
 """How many images the tables are measured on."""
 
 HEADROOM, HEADROOM_BITS = 2.0, 16
-"""How many times the observed range the grids of tensors cover, from so many bits on."""
+"""How many times the observed range the grids of sums of terms cover, from so many bits on."""
 
 FRONT_POINTS = 48
 """Points of a dual front that compete, evenly spaced by cost."""
@@ -73,7 +74,7 @@ def digits(codes: NDArray[np.int64], bits: int, terms: int) -> NDArray[np.int64]
 
 
 def headroom(bits: int) -> float:
-    """How many times the observed range a grid of so many bits covers.
+    """How many times the observed range the grid of a sum of terms covers, of so many bits together.
 
     >>> headroom(8), headroom(16)
     (1.0, 2.0)
@@ -121,7 +122,7 @@ class Places:
     def tensor_error(self, tensor: str, terms: int) -> float:
         """The error of a tensor with so many terms: measured for one, then as the square of a code's step [model]."""
         bits = self.task.bits[1] or 0
-        step = headroom(bits * terms) / headroom(bits) / 2.0 ** (bits * (terms - 1))
+        step = (headroom(bits * terms) if terms > 1 else 1.0) / 2.0 ** (bits * (terms - 1))
         return self.tensor_errors.get(tensor, 0.0) * step**2
 
     def _activation_terms(self, budget: float) -> dict[str, int]:
@@ -178,7 +179,9 @@ class Places:
         return self.task.changed(terms=placement.weights, starts=starts, budget=None, activations=acts)
 
 
-def find_places(task: Task, *, weight_terms: int = terms_for(1.0)) -> Places:
+def find_places(
+    task: Task, *, weight_terms: int = terms_for(1.0), activation_terms: int = MOST_ACTIVATION_TERMS
+) -> Places:
     """The tables of a task: its weights in 1..`weight_terms` terms, and what each tensor's quantizer alone costs.
 
     Measured on the first 256 calibration images; no labels are used.
@@ -197,20 +200,22 @@ def find_places(task: Task, *, weight_terms: int = terms_for(1.0)) -> Places:
             alone[tensor] = float(np.mean(np.sum((made.astype(np.float64) - logits) ** 2, axis=1)))
     quantizers: list[Mapping[str, ActivationQuantizer]] = [task.activations]
     one = task.activation_spec
-    for terms in range(2, MOST_ACTIVATION_TERMS + 1):
+    for terms in range(2, activation_terms + 1):
         if one is not None and one.bits * terms <= 24:  # as float32 tensors have digits
             fine = replace(one, bits=one.bits * terms)
             quantizers.append(activation_quantizers(task.graph, task.trace, fine, task.observer, headroom(fine.bits)))
     return Places(task, axis, alone, quantizers)
 
 
-def on_axis(method: Callable[[Task], QuantPlan]) -> Callable[[Task], QuantPlan]:
+def on_axis(
+    method: Callable[[Task], QuantPlan], activation_terms: int = MOST_ACTIVATION_TERMS
+) -> Callable[[Task], QuantPlan]:
     """The method under the task's budget: its counts are placed, then it runs; without a budget, the method itself."""
 
     def run(task: Task) -> QuantPlan:
         if task.budget is None:
             return method(task)
-        places = find_places(task, weight_terms=terms_for(task.budget))
+        places = find_places(task, weight_terms=terms_for(task.budget), activation_terms=activation_terms)
         return method(places.placed(places.place(task.budget)))
 
     return run
@@ -255,7 +260,8 @@ LEVELS: dict[str, Callable[[NDArray[Any], NDArray[Any], NDArray[Any]], bool]] = 
 }
 """name -> whether logits reach a level against those of the float network, on a set with these labels: `equivalent`,
 the interval of the difference in accuracy lies within half a point; `class-equal`, every class is the float network's;
-`logits-equal`, bit for bit.  The last implies the one before it; neither implies the first on another set."""
+`logits-equal`, bit for bit.  The last implies the one before it; neither implies the first, which of fewer than 390
+images no network reaches."""
 
 
 def lossless_levels(logits: NDArray[Any], reference: NDArray[Any], labels: NDArray[Any]) -> dict[str, bool]:

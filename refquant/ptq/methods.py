@@ -126,7 +126,7 @@ def _bias_corrected(task: Task) -> QuantPlan:
 
 def _equalized(task: Task) -> QuantPlan:
     """Channels equalized, each weight encoded alone, then biases corrected; activations have one term."""
-    return on_equalized(task.changed(starts={}), _bias_corrected)
+    return on_axis(lambda placed: on_equalized(placed.changed(starts={}), _bias_corrected), activation_terms=1)(task)
 
 
 METHODS: dict[str, Method] = {
@@ -143,7 +143,7 @@ METHODS: dict[str, Method] = {
 }
 """name -> the method: from a task to a plan."""
 
-BUDGETED = (*ENCODINGS, "multipoint")
+BUDGETED = (*ENCODINGS, "multipoint", "equalized")
 """Those that spend a budget themselves; for the others `lossless.on_axis` places the terms first."""
 
 

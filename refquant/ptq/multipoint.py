@@ -27,6 +27,7 @@ from ..net.plan import QuantPlan
 from ..quant.granularity import PerTensor
 from ..quant.multiterm import MultiTerm, with_counts
 from ..solve.terms import encode_each
+from .multiterms import terms_for
 from .observe import output_errors, second_moment
 from .task import Task
 
@@ -98,7 +99,7 @@ def multipoint(task: Task, threshold: float | None = None, most: int = MOST_POIN
     points: dict[str, list[MultiTerm]] = {}
     errors: dict[str, Array] = {}
     for done, node in enumerate(nodes):
-        points[node.name] = points_of(task, node, most)
+        points[node.name] = points_of(task, node, max(most, terms_for(task.budget or 1.0)))
         errors[node.name] = point_errors(task, node, points[node.name])
         if len(errors[node.name]) != points[node.name][0].counts.size:
             got = f"granularity {task.granularity}"

@@ -35,8 +35,8 @@ from ..net.plan import QuantPlan
 from ..quant.granularity import PerChannel, PerTensor
 from ..quant.multiterm import MultiTerm
 from ..quant.spec import QuantSpec
-from ..solve.sums import all_codes
 from .activations import with_least_error
+from .blocks import blocks_of
 from .observe import CHUNK
 from .task import Task, walk
 
@@ -58,10 +58,6 @@ DAMPING = 0.01
 
 SHARES = (0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 """Dampings that `descent` chooses from."""
-
-MOST_SUMS, LATER_SUMS = 1024, 64
-"""Sums of terms up to which the nearest is searched; of more terms, further blocks, of up to so many sums each, take
-what is nearest to what those before leave."""
 
 ROUNDS = 4
 """Rounds of `descent`."""
@@ -127,28 +123,6 @@ def _columns(P: NDArray[Any]) -> NDArray[Any]:
 # ---- codes at a centre ----------------------------------------------------------------------------------------
 
 
-class _Block(NamedTuple):
-    """Consecutive terms whose codes are found together: all combinations, one a row, and how many terms each needs."""
-
-    first: int
-    grid: Array
-    reach: NDArray[np.int64]
-
-
-def _blocks(specs: tuple[QuantSpec, ...]) -> list[_Block]:
-    """The terms in order, in as few blocks as have at most `MOST_SUMS` combinations, after the first `LATER_SUMS`."""
-    cuts, sums = [0], 1.0
-    for t, spec in enumerate(specs):
-        codes = 2.0**spec.bits - spec.narrow
-        if t > cuts[-1] and sums * codes > (LATER_SUMS if cuts[-1] else MOST_SUMS):
-            cuts.append(t)
-            sums = 1.0
-        sums *= codes
-    grids = [all_codes(specs[first:end]) for first, end in zip(cuts, [*cuts[1:], len(specs)], strict=True)]
-    reach = [np.where(grid != 0, np.arange(1, grid.shape[1] + 1), 0).max(axis=1) for grid in grids]
-    return list(map(_Block, cuts, grids, reach))
-
-
 class _Coder:
     """Turns centres of one input, shape (rows,), into the nearest values that the sums allow, and keeps the codes."""
 
@@ -165,24 +139,30 @@ class _Coder:
         scale_rows: "each" if each row has its scales, "one" if all rows share them, else "".
         """
         self.codes, self.alpha, self.counts, self.specs, self.scale_rows = codes, alpha, counts, specs, scale_rows
-        self.blocks = _blocks(specs) if specs[0].rounding.startswith("half_") else []
+        self.blocks = blocks_of(specs) if specs[0].rounding.startswith("half_") else []
 
-    def __call__(self, t: int, centre: Array) -> Array:
-        alpha, counts = self.alpha[:, :, t], self.counts[:, t]
+    def __call__(self, t: int, centre: Array, held: Array | None = None) -> Array:
+        """held: values that stay, with their codes, where they are nearer than what a search in blocks finds."""
+        alpha, counts, before = self.alpha[:, :, t], self.counts[:, t], self.codes[:, :, t].copy()
         value = np.zeros_like(centre)
         for block in self.blocks:
-            terms = slice(block.first, block.first + block.grid.shape[1])
+            terms = slice(block.first, block.end)
             sums = block.grid @ alpha[terms]  # (sums, rows)
             distance = np.abs(sums - (centre - value))
             in_use = np.maximum(counts - block.first, 0)  # of the block's terms; of none, 0 is the one sum
             best = np.where(block.reach[:, None] <= in_use, distance, np.inf).argmin(axis=0)
             self.codes[terms, :, t] = block.grid[best].T
             value += sums[best, np.arange(len(centre))]
+        left = centre  # of directed rounding, as clause M1 has it
         for k, spec in enumerate(() if self.blocks else self.specs):
-            q = np.clip(round_array((centre - value) / alpha[k], spec.rounding), spec.qmin, spec.qmax) * (k < counts)
-            self.codes[k, :, t] = q
+            q = np.clip(round_array(left / alpha[k], spec.rounding), spec.qmin, spec.qmax) * (k < counts)
+            self.codes[k, :, t], left = q, left - q * alpha[k]
             value += q * alpha[k]
-        return value
+        if held is None or len(self.blocks) < 2:
+            return value
+        stay = np.abs(held - centre) < np.abs(value - centre)
+        self.codes[:, :, t] = np.where(stay, before, self.codes[:, :, t])
+        return np.where(stay, held, value)
 
 
 # ---- the forms ------------------------------------------------------------------------------------------------
@@ -245,7 +225,7 @@ def _descent(W: Array, H: Array, M: Array, code: _Coder, order: NDArray[np.int64
     for _ in range(ROUNDS):
         S = B - Q @ H  # the gradient, halved and negated
         for t in order:
-            now = code(int(t), Q[:, t] + S[:, t] / H[t, t])
+            now = code(int(t), Q[:, t] + S[:, t] / H[t, t], Q[:, t])
             S -= np.outer(now - Q[:, t], H[t])
             Q[:, t] = now
         Q = _refitted(Q, H, B, code)
@@ -282,6 +262,12 @@ def _refitted(Q: Array, H: Array, B: Array, code: _Coder) -> Array:
     return np.where(better[:, None], refitted, Q)
 
 
+def _keep(given: tuple[NDArray[Any], Array], code: _Coder, rows: NDArray[np.bool_]) -> None:
+    """Give rows the codes and scales that they began with."""
+    rows = np.full_like(rows, rows.all()) if code.scale_rows == "one" else rows
+    code.codes[:, rows], code.alpha[:, rows] = given[0][:, rows], given[1][:, rows]
+
+
 FORMS: dict[str, Form] = {"gptq": _gptq, "gpfq": _gpfq, "qronos": _qronos, "descent": _descent}
 """name -> how the codes of a layer are found."""
 
@@ -308,6 +294,7 @@ def sequential_layer(
 ) -> MultiTerm:
     """The weight with codes found in sequence, on the scales of `start` (those that `descent` does not refit).
 
+    Of more terms than `blocks.MOST_SUMS` allows to search at once, a row stays at `start` where that errs less.
     W: shape (outputs, ...), float.  moments: H positive definite, as `damped` makes it.
     order: of the inputs, for every group; by default those with the largest H_tt first, ties in order.
 
@@ -333,7 +320,10 @@ def sequential_layer(
     for g, (H, M) in enumerate(zip(moments.H, moments.M, strict=True)):
         first = np.argsort(-np.diagonal(H), kind="stable") if order is None else order
         code = _Coder(codes[:, g], alpha[:, g], counts[g], start.specs, rows)
-        find(W.reshape(G, -1, K)[g].astype(np.float64), H, M, code, first)
+        V, given = W.reshape(G, -1, K)[g].astype(np.float64), (codes[:, g].copy(), alpha[:, g].copy())
+        Q = find(V, H, M, code, first)
+        if len(code.blocks) > 1:
+            _keep(given, code, row_errors((given[0] * given[1]).sum(axis=0), H, V @ M.T) < row_errors(Q, H, V @ M.T))
     scales = start.scales
     if rows:
         each = alpha.reshape(start.terms, -1, K)[:, :, 0].astype(scales.dtype)

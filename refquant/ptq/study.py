@@ -155,7 +155,8 @@ def run_study(
             elif solution is not None:
                 plan = known.axis.plan(solution.value)
             else:
-                plan = run_method(method, task.changed(budget=mean_terms if mean_terms > 1 else None), resume)
+                anew = task.changed(budget=mean_terms if mean_terms > 1 else None, rng=np.random.default_rng(0))
+                plan = run_method(method, anew, resume)
             if mean_terms == float(budget):
                 chosen = plan
             P = complexity(known.graph, plan)
