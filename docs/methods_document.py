@@ -184,7 +184,7 @@ def _curves(cells: Cells) -> Callable[[Figure], None]:
                 label = method if style == "o-" else None
                 axes.plot(P, lost, style, color=color, label=label, markersize=4, linewidth=1)
         axes.set(xscale="log", yscale="log", title=network, xlabel="P / one term of W4A8")
-        axes.set_xticks(ticks := [0.5, 0.75, 1.0, 1.5], [f"{tick:g}" for tick in ticks])
+        axes.set_xticks(ticks := [0.5, 1, 2, 4, 8], [f"{tick:g}" for tick in ticks])
         axes.minorticks_off()
 
     def make(figure: Figure) -> None:
@@ -279,7 +279,7 @@ def _unlike(cells: Cells) -> Callable[[Figure], None]:
     def make(figure: Figure) -> None:
         axes = figure.subplots()
         for (network, color), (method, style) in product(
-            zip(NETWORKS, (WARM, COOL, INK), strict=True), (("sums", "o-"), ("descent", "x:"))
+            zip(NETWORKS, (WARM, COOL, INK), strict=True), (("sums", "o-"), ("gptq", "x:"))
         ):
             made = [of(cells, network, method, "2-8", b)[0] for b in _budgets(cells, network, method, "2-8")]
             P = [relative(network, cell) for cell in made]
